@@ -1,0 +1,128 @@
+"""Audio files as sources and sinks, by libsndfile: every format that it reads and writes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from streamdac.errors import BadDataError, NoInputError, OutputError, UsageError
+from streamdac.files import refuse_existing, written_whole
+
+if TYPE_CHECKING:
+    import soundfile
+
+    from streamdac.frontend import Block
+
+# What libsndfile reads, by suffix; a directory is searched for these.
+SUFFIXES = frozenset(
+    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .wave .mat .voc .sd2".split()
+)
+_WRITTEN = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".oga": "OGG", ".w64": "W64", ".rf64": "RF64", ".aiff": "AIFF",
+            ".aif": "AIFF", ".au": "AU", ".caf": "CAF", ".opus": "OGG", ".mp3": "MP3"}  # fmt: skip
+_SUBTYPES = {"OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}
+
+
+class FileSource:
+    """A file of any format that libsndfile reads."""
+
+    def __init__(self, path: Path, *, delete: bool = False) -> None:
+        import soundfile
+
+        self.path, self._delete = path, delete
+        if not path.exists():
+            raise NoInputError(f"no file {path}")
+        if path.is_dir():
+            raise UsageError(f"{path} is a directory, need a file")
+        try:
+            self._file: soundfile.SoundFile = soundfile.SoundFile(path)
+        except (soundfile.LibsndfileError, TypeError, ValueError, RuntimeError) as error:
+            self.close()
+            reason = getattr(error, "error_string", str(error))
+            raise BadDataError(f"{path}: not an audio file that can be read: {reason}") from error
+        except OSError as error:
+            raise NoInputError(f"cannot read {path}: {error.strerror}") from error
+        self.sample_rate, self.channels = self._file.samplerate, self._file.channels
+        self.samples: int | None = self._file.frames
+
+    def read(self, samples: int) -> Block | None:
+        """The next samples."""
+        import numpy as np
+        import soundfile
+
+        try:
+            block = self._file.read(samples, dtype="float32", always_2d=True)
+        except soundfile.LibsndfileError as error:
+            raise BadDataError(f"{self.path}: damaged at sample {self._file.tell()}: {error.error_string}") from error
+        if len(block) and not np.isfinite(block).all():
+            raise BadDataError(f"{self.path}: holds NaN or infinity before sample {self._file.tell()}")
+        return block if len(block) else None
+
+    def close(self) -> None:
+        """Close, and remove a spooled file."""
+        if hasattr(self, "_file"):
+            self._file.close()
+        if self._delete:
+            self.path.unlink(missing_ok=True)
+
+
+class FileSink:
+    """A file that appears whole or not at all; 16-bit where the format has a choice, 32-bit float on request."""
+
+    def __init__(self, path: Path, *, sample_rate: int, channels: int, force: bool, as_float: bool = False) -> None:
+        import soundfile
+
+        if path.suffix.lower() not in _WRITTEN:
+            raise UsageError(f"{path}: no format for suffix {path.suffix!r}; there are {', '.join(sorted(_WRITTEN))}")
+        form = _WRITTEN[path.suffix.lower()]
+        subtype = "OPUS" if path.suffix.lower() == ".opus" else _SUBTYPES.get(form, "FLOAT" if as_float else "PCM_16")
+        self._stack = ExitStack()
+        self._pcm = subtype == "PCM_16"
+        temporary = self._stack.enter_context(written_whole(path, force=force))
+        try:
+            self._file = soundfile.SoundFile(
+                temporary, "w", samplerate=sample_rate, channels=channels, format=form, subtype=subtype
+            )
+        except (soundfile.LibsndfileError, TypeError, ValueError) as error:
+            self._abandon()
+            raise UsageError(f"{path}: {form} {subtype} of {channels} channels at {sample_rate} Hz: {error}") from error
+
+    def write(self, block: Block) -> None:
+        """Out to the file; what does not fit into 16 bits is clipped."""
+        import numpy as np
+        import soundfile
+
+        try:
+            # Rounded here as in a pipe, so that both ways give the same samples.
+            self._file.write(np.clip(np.rint(block * 32768), -32768, 32767).astype(np.int16) if self._pcm else block)
+        except soundfile.LibsndfileError as error:
+            raise OutputError(f"cannot write {self._file.name}: {error.error_string}") from error
+
+    def close(self, *, complete: bool = True) -> None:
+        """Rename it into place, or remove it."""
+        self._file.close()
+        self._stack.close() if complete else self._abandon()
+
+    def _abandon(self) -> None:
+        with contextlib.suppress(_Abandoned):
+            self._stack.__exit__(_Abandoned, _Abandoned(), None)
+
+
+class _Abandoned(Exception):
+    """Carries an unfinished file out of its context."""
+
+
+def check_output(path: Path, *, force: bool) -> None:
+    """Refuse early what could not be written later.
+
+    Raises:
+        OutputError: it is there already, or its folder cannot be written to.
+    """
+    refuse_existing(path, force=force)
+    folder = path.parent
+    while not folder.exists():
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OutputError(f"cannot write into {folder}")

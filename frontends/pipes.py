@@ -1,0 +1,122 @@
+"""Sources and sinks on stdin and stdout, or any stream of bytes: raw PCM or WAV, hop by hop."""
+
+from __future__ import annotations
+
+import os
+import stat
+import sys
+import tempfile
+from typing import BinaryIO, cast
+
+from streamdac.errors import BadDataError, UsageError
+
+from .wav import RAW_FORMATS, Block, SampleFormat, WavHeader, header, read_header
+
+
+class PcmSource:
+    """Interleaved samples from a stream that need not seek. Gives what has arrived, so that a live pipe is not held up."""
+
+    def __init__(self, stream: BinaryIO, form: WavHeader) -> None:
+        self._stream = stream
+        self.sample_rate, self.channels, self.samples = form.sample_rate, form.channels, form.samples
+        self._format = form.format
+        self._left = form.samples
+        self._rest = b""
+
+    def read(self, samples: int) -> Block | None:
+        """Up to `samples`, as many as one read of the pipe gives."""
+        frame = self.channels * self._format.bytes
+        if self._left is not None:
+            samples = min(samples, self._left)
+        while samples > 0:
+            data = self._rest + (read_some(self._stream, samples * frame - len(self._rest)) or b"")
+            if len(data) == len(self._rest):
+                break  # the end; a torn last sample is dropped
+            whole = len(data) // frame * frame
+            self._rest = data[whole:]
+            if whole:
+                block = self._format.decode(data[:whole], self.channels)
+                self._left = None if self._left is None else self._left - len(block)
+                return block
+        return None
+
+    def close(self) -> None:
+        """stdin stays open."""
+
+
+def read_some(stream: BinaryIO, count: int) -> bytes:
+    """What one read gives, up to `count` bytes; empty only at the end."""
+    read1 = getattr(stream, "read1", None)
+    return cast(bytes, read1(count) if read1 is not None else stream.read(count))
+
+
+def open_stdin(raw: str | None, sample_rate: int | None, channels: int | None) -> PcmSource | str:
+    """stdin as a source: raw PCM where `raw` names a format, else a WAV; any other file is spooled and its path given.
+
+    Raises:
+        UsageError: raw without a rate, or stdin is a terminal.
+        BadDataError: nothing there.
+    """
+    stream = sys.stdin.buffer
+    if raw is not None:
+        if not sample_rate:
+            raise UsageError(f"--raw {raw} needs --rate, the sample rate in Hz")
+        return PcmSource(stream, WavHeader(sample_rate, channels or 1, RAW_FORMATS[raw], None))
+    if stream.isatty():
+        raise UsageError("stdin is a terminal: pipe audio into it")
+    start = stream.read(12)
+    if not start:
+        raise BadDataError("stdin is empty")
+    if start[:4] == b"RIFF":
+        return PcmSource(stream, read_header(stream, start=start))
+    return _spool(start, stream)
+
+
+def _spool(start: bytes, stream: BinaryIO) -> str:
+    with tempfile.NamedTemporaryFile(prefix="streamdac-", delete=False) as file:
+        file.write(start)
+        while data := stream.read(1 << 20):
+            file.write(data)
+    return file.name
+
+
+class PcmSink:
+    """Raw PCM or WAV to a stream, flushed at every block."""
+
+    def __init__(self, stream: BinaryIO, form: SampleFormat, *, wav: bool, sample_rate: int, channels: int) -> None:
+        self._stream, self._format, self._wav = stream, form, wav
+        self._rate, self._channels = sample_rate, channels
+        self._written = 0
+        self._start = _position(stream)
+        if wav:
+            stream.write(header(sample_rate, channels, form, None))
+            stream.flush()
+
+    def write(self, block: Block) -> None:
+        """One block, out at once."""
+        self._stream.write(self._format.encode(block))
+        self._stream.flush()
+        self._written += len(block)
+
+    def close(self, *, complete: bool = True) -> None:
+        """Where stdout is a file, its header gets the true length."""
+        if self._wav and self._start is not None:
+            end = self._stream.tell()
+            self._stream.seek(self._start)
+            self._stream.write(header(self._rate, self._channels, self._format, self._written))
+            self._stream.seek(end)
+            self._stream.flush()
+
+
+def _position(stream: BinaryIO) -> int | None:
+    """Where a regular file that may be rewritten stands; None for pipes and files opened to append."""
+    try:
+        info = os.fstat(stream.fileno())
+        if not stat.S_ISREG(info.st_mode) or not stream.seekable():
+            return None
+        import fcntl
+
+        appending = fcntl.fcntl(stream.fileno(), fcntl.F_GETFL) & os.O_APPEND
+        return None if appending else stream.tell()
+    except (OSError, ImportError, AttributeError):
+        return None

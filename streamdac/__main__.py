@@ -1,0 +1,5 @@
+"""`python -m streamdac`."""
+
+from .cli import run
+
+run()

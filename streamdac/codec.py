@@ -1,0 +1,148 @@
+"""The codec people use: offline and streaming, numpy or torch, any device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from .arrays import Array, audio_tensor, codes_tensor, give_back
+from .config import DEFAULT, ModelConfig
+from .errors import UnavailableError, UsageError
+from .executor import Executor
+from .models import find_model
+from .nn.network import DAC
+from .plan import Plan, build_plan
+from .streaming import Depths, StreamDecoder, StreamEncoder, check_depths
+from .torch_executor import TorchExecutor
+from .weights import load_weights
+
+ENGINES = ("auto", "torch", "native")
+
+
+class Codec:
+    """A model ready to encode and decode.
+
+    Args:
+        network: the parameters; folded into a plan here and not kept.
+        device: any torch device.
+        engine: `native` (C++, CPU), `torch`, or `auto`: native on a CPU where it is built.
+        name: for display and for the header of streams.
+    """
+
+    def __init__(self, network: DAC, *, device: str | torch.device = "cpu", engine: str = "auto", name: str = "model") -> None:
+        self.name = name
+        self.plan: Plan = build_plan(network)
+        self.executor: Executor = make_executor(self.plan, device=device, engine=engine)
+
+    @property
+    def config(self) -> ModelConfig:
+        """The model's geometry."""
+        return self.plan.config
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz."""
+        return self.config.sample_rate
+
+    @property
+    def hop_length(self) -> int:
+        """Samples per frame."""
+        return self.config.hop_length
+
+    @property
+    def n_codebooks(self) -> int:
+        """Codebooks in all."""
+        return self.config.n_codebooks
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries per codebook."""
+        return self.config.codebook_size
+
+    @property
+    def causal(self) -> bool:
+        """Whether the model needs no sample after a hop to encode it."""
+        return self.config.causal
+
+    @property
+    def lookahead(self) -> int:
+        """Samples that a round trip waits for beyond one hop; 0 for a causal model."""
+        return self.plan.lookahead
+
+    @property
+    def fingerprint(self) -> bytes:
+        """32 bytes that say what the codes mean."""
+        return self.plan.fingerprint
+
+    def encode(self, audio: Array, n_codebooks: Depths = None) -> Array:
+        """Audio `[T]` or `[B, 1, T]` float32 in [-1, 1] -> codes int64 `[B, K, F]`, F = ceil(T / hop).
+
+        Raises:
+            UsageError: wrong shape or dtype, samples that are not finite, or `n_codebooks` out of range.
+        """
+        x, as_numpy = audio_tensor(audio, None, self.executor.device)
+        batch, samples, _ = x.shape
+        depths = check_depths(n_codebooks, self.n_codebooks, batch)
+        if not samples or not batch:
+            deepest = depths if isinstance(depths, int) else int(depths.max())
+            return give_back(torch.zeros(batch, deepest, 0, dtype=torch.int64, device=x.device), as_numpy)
+        padded = torch.nn.functional.pad(x, (0, 0, 0, -samples % self.hop_length))
+        codes = self.executor.encode(self.executor.fresh_encoder(batch), padded, depths, last=True)
+        return give_back(codes.transpose(1, 2), as_numpy)
+
+    def decode(self, codes: Array) -> Array:
+        """Codes `[K, F]` or `[B, K, F]`, -1 where unused -> audio float32 `[B, 1, T]`, as many codebooks as they have.
+
+        T = F * hop (8 samples fewer for the official 24 and 16 kHz models).
+
+        Raises:
+            UsageError: wrong shape or dtype, or a code out of range.
+        """
+        x, as_numpy = codes_tensor(codes, None, self.n_codebooks, self.codebook_size, self.executor.device)
+        if not x.shape[0] or not x.shape[1]:
+            return give_back(torch.zeros(x.shape[0], 1, 0, device=x.device), as_numpy)
+        audio = self.executor.decode(self.executor.fresh_decoder(x.shape[0]), x, last=True)
+        return give_back(audio.transpose(1, 2), as_numpy)
+
+    def encoder(self, *, batch: int = 1, n_codebooks: Depths = None) -> StreamEncoder:
+        """A streaming encoder with its own state for `batch` rows."""
+        return StreamEncoder(self.plan, self.executor, batch=batch, n_codebooks=n_codebooks)
+
+    def decoder(self, *, batch: int = 1) -> StreamDecoder:
+        """A streaming decoder with its own state for `batch` rows."""
+        return StreamDecoder(self.plan, self.executor, batch=batch)
+
+
+def make_executor(plan: Plan, *, device: str | torch.device = "cpu", engine: str = "auto") -> Executor:
+    """The executor that `engine` names, on `device`.
+
+    Raises:
+        UsageError: no such engine or device.
+        UnavailableError: `native` was asked for and is not to be had.
+    """
+    if engine not in ENGINES:
+        raise UsageError(f"engine is {engine!r}, need one of {', '.join(ENGINES)}")
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError) as error:
+        raise UnavailableError(f"device {str(device)!r}: {str(error).strip().splitlines()[0]}") from error
+    return TorchExecutor(plan, target)
+
+
+def load(model: str | Path | None = None, *, device: str | torch.device = "cpu", engine: str = "auto") -> Codec:
+    """The embedded causal model; or a weights file, or an official model once downloaded.
+
+    Args:
+        model: None for the embedded one, a path to `.safetensors` or `.pth`, or a name such as `dac-44khz`.
+
+    Raises:
+        NoInputError: no such file.
+        UnavailableError: an official model that is not downloaded yet, or a device that is not there.
+        BadDataError: not a weights file.
+    """
+    path = find_model(model)
+    weights = load_weights(path)
+    name = weights.metadata.get("name") or (DEFAULT if model is None else path.stem)
+    return Codec(weights.network(), device=device, engine=engine, name=name)

@@ -1,0 +1,123 @@
+"""Residual vector quantisation with factorised, L2-normalised codes (van den Oord 2017; Yu 2021; DAC section 3.2).
+
+The training path: losses, straight-through gradients, quantiser dropout. Streaming uses `streamdac.plan` instead, which
+folds the same parameters.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..config import ModelConfig
+from .layers import Conv, ConvGeometry
+
+
+class Quantized(NamedTuple):
+    """What `ResidualQuantizer` returns, in the official order."""
+
+    z: Tensor
+    """Quantised latent `[B, D, T]`."""
+    codes: Tensor
+    """int64 `[B, K, T]`."""
+    latents: Tensor
+    """Projected residuals before quantisation `[B, K * codebook_dim, T]`."""
+    commitment_loss: Tensor
+    codebook_loss: Tensor
+
+
+class VectorQuantizer(nn.Module):
+    """One codebook: project to a few dimensions, take the nearest entry by cosine, project back."""
+
+    def __init__(self, latent_dim: int, codebook_size: int, codebook_dim: int) -> None:
+        super().__init__()
+        self.in_proj = Conv(latent_dim, codebook_dim, ConvGeometry(1))
+        self.out_proj = Conv(codebook_dim, latent_dim, ConvGeometry(1))
+        self.codebook = nn.Embedding(codebook_size, codebook_dim)
+
+    def search(self, z_e: Tensor) -> Tensor:
+        """Nearest entry by cosine, the first of equals: z_e `[B, codebook_dim, T]` -> codes `[B, T]`."""
+        rows = F.normalize(z_e.transpose(1, 2).float(), dim=-1)
+        return (rows @ F.normalize(self.codebook.weight.float(), dim=-1).t()).argmax(dim=-1)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        """Codebook rows, not normalised: codes `[B, T]` -> `[B, codebook_dim, T]`."""
+        rows: Tensor = self.codebook(codes)
+        return rows.transpose(1, 2)
+
+    def forward(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """z `[B, D, T]` -> quantised z, commitment loss `[B]`, codebook loss `[B]`, codes `[B, T]`, latents `[B, d, T]`."""
+        z_e = self.in_proj(z)
+        codes = self.search(z_e)
+        z_q = self.lookup(codes)
+        commitment = F.mse_loss(z_e, z_q.detach(), reduction="none").mean([1, 2])
+        codebook = F.mse_loss(z_q, z_e.detach(), reduction="none").mean([1, 2])
+        straight_through = z_e + (z_q - z_e).detach()
+        return self.out_proj(straight_through), commitment, codebook, codes, z_e
+
+
+class ResidualQuantizer(nn.Module):
+    """Codebooks in a row, each quantising what the ones before left over.
+
+    Parameter names are the official `quantizer.quantizers.N....`.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.n_codebooks = config.n_codebooks
+        self.codebook_size = config.codebook_size
+        self.codebook_dim = config.codebook_dim
+        self.quantizer_dropout = config.quantizer_dropout
+        self.quantizers = nn.ModuleList(
+            VectorQuantizer(config.latent_dim, config.codebook_size, config.codebook_dim) for _ in range(config.n_codebooks)
+        )
+
+    def _depths(self, batch: int, n_codebooks: int | None, device: torch.device) -> Tensor:
+        """How many codebooks each item uses: `[B]`. In training the first share of items gets a random number."""
+        if not self.training:
+            wanted = self.n_codebooks if n_codebooks is None else min(n_codebooks, self.n_codebooks)
+            return torch.full((batch,), wanted, device=device)
+        depths = torch.full((batch,), self.n_codebooks + 1)
+        dropped = int(batch * self.quantizer_dropout)
+        random = torch.randint(1, self.n_codebooks + 1, (batch,))  # drawn for all, as the official code does: same seed, same depths
+        depths[:dropped] = random[:dropped]
+        return depths.to(device)
+
+    def forward(self, z: Tensor, n_codebooks: int | None = None) -> Quantized:
+        """z `[B, D, T]`; `n_codebooks` is used in eval mode, random depths in training."""
+        depths = self._depths(z.shape[0], n_codebooks, z.device)
+        residual, z_q = z, torch.zeros_like(z)
+        commitment = codebook = z.new_zeros(())
+        codes, latents = [], []
+        for index, quantizer in enumerate(self.quantizers):
+            if not self.training and n_codebooks is not None and index >= n_codebooks:
+                break
+            z_i, commitment_i, codebook_i, codes_i, latents_i = quantizer(residual)
+            used = (depths > index).to(z.dtype)
+            z_q = z_q + z_i * used[:, None, None]
+            residual = residual - z_i
+            commitment = commitment + (commitment_i * used).mean()
+            codebook = codebook + (codebook_i * used).mean()
+            codes.append(codes_i)
+            latents.append(latents_i)
+        return Quantized(z_q, torch.stack(codes, dim=1), torch.cat(latents, dim=1), commitment, codebook)
+
+    def from_codes(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """codes `[B, K, T]` -> quantised z `[B, D, T]`, the codebook rows `[B, K * codebook_dim, T]`, the codes."""
+        rows = [self._quantizer(i).lookup(codes[:, i]) for i in range(codes.shape[1])]
+        z = torch.stack([self._quantizer(i).out_proj(row) for i, row in enumerate(rows)]).sum(0)
+        return z, torch.cat(rows, dim=1), codes
+
+    def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents `[B, K' * codebook_dim, T]` of the first K' codebooks -> z `[B, D, T]`, quantised rows, codes."""
+        parts = latents.split(self.codebook_dim, dim=1)
+        codes = torch.stack([self._quantizer(i).search(part) for i, part in enumerate(parts)], dim=1)
+        return self.from_codes(codes)
+
+    def _quantizer(self, index: int) -> VectorQuantizer:
+        found = self.quantizers[index]
+        assert isinstance(found, VectorQuantizer)
+        return found

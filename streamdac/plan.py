@@ -1,0 +1,282 @@
+"""A network flattened once into a list of windowed operations: what every executor runs.
+
+Each operation keeps the input samples that it still needs; how many outputs are complete after n inputs follows from its geometry
+alone. Weights are folded (weight norm multiplied out, in float32) and laid out time-major.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .config import ModelConfig
+from .nn.layers import SNAKE_EPS, Conv, ConvGeometry, ConvTranspose, ResidualUnit, Snake, TransposeGeometry, fold_weight_norm
+from .nn.network import DAC
+from .nn.quantizer import ResidualQuantizer, VectorQuantizer
+
+
+@dataclass(frozen=True, eq=False)
+class ConvOp:
+    """A convolution: weight `[K, C_in, C_out]` (tap, in, out), bias `[C_out]`."""
+
+    geometry: ConvGeometry
+    weight: Tensor
+    bias: Tensor
+
+    def ready(self, samples: int) -> int:
+        """Outputs complete after `samples` inputs, without the right padding."""
+        g = self.geometry
+        return max(0, (samples + g.left - g.window) // g.stride + 1)
+
+    def total(self, samples: int) -> int:
+        """Outputs of the whole signal, right padding included."""
+        return self.ready(samples + self.geometry.right)
+
+
+@dataclass(frozen=True, eq=False)
+class TransposeOp:
+    """A transposed convolution as a window of two input frames.
+
+    Weight `[2, C_in, stride * C_out]`: row 0 for the frame before, row 1 for the current one; bias `[stride * C_out]`.
+    """
+
+    geometry: TransposeGeometry
+    weight: Tensor
+    bias: Tensor
+
+    def ready(self, samples: int) -> int:
+        """Outputs complete after `samples` inputs: each gives one block of `stride`."""
+        return max(0, samples * self.geometry.stride - self.geometry.trim_left)
+
+    def total(self, samples: int) -> int:
+        """Outputs of the whole signal: one block more, trimmed."""
+        g = self.geometry
+        return max(0, (samples + 1) * g.stride - g.trim_left - g.trim_right)
+
+
+@dataclass(frozen=True, eq=False)
+class SnakeOp:
+    """x + sin(alpha x)^2 * inverse, element by element; both `[C]`."""
+
+    alpha: Tensor
+    inverse: Tensor
+
+
+@dataclass(frozen=True)
+class TanhOp:
+    """tanh, element by element."""
+
+
+@dataclass(frozen=True)
+class SplitOp:
+    """Start of a residual unit: keep the input for the join, less `crop` samples at the start."""
+
+    channels: int
+    crop: int
+
+
+@dataclass(frozen=True)
+class JoinOp:
+    """End of a residual unit: add what the last split kept, as far as the body has come."""
+
+
+Op = ConvOp | TransposeOp | SnakeOp | TanhOp | SplitOp | JoinOp
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Encoder or decoder: operations in order."""
+
+    ops: tuple[Op, ...]
+    c_in: int
+    c_out: int
+
+    def ready(self, samples: int) -> int:
+        """Outputs complete after `samples` inputs, before a flush."""
+        for op in self.ops:
+            if isinstance(op, ConvOp | TransposeOp):
+                samples = op.ready(samples)
+        return samples
+
+    def total(self, samples: int) -> int:
+        """Outputs of a whole signal of `samples` inputs."""
+        for op in self.ops:
+            if isinstance(op, ConvOp | TransposeOp):
+                samples = op.total(samples)
+        return samples
+
+    def needed(self, outputs: int) -> int:
+        """Fewest inputs after which `outputs` outputs are complete."""
+        for op in reversed(self.ops):
+            if isinstance(op, ConvOp):
+                g = op.geometry
+                outputs = max(0, (outputs - 1) * g.stride + g.window - g.left)
+            elif isinstance(op, TransposeOp):
+                outputs = -(-(outputs + op.geometry.trim_left) // op.geometry.stride)
+        return outputs
+
+
+@dataclass(frozen=True, eq=False)
+class Quantizer:
+    """Codebook search and lookup, folded so that a search needs the latent once.
+
+    A code's residual is never formed: every projection is taken of the latent at once, and each chosen row takes its share
+    off the projections still to come.
+    """
+
+    in_weight: Tensor
+    """`[D, K * d]`: every projection beside the other."""
+    in_bias: Tensor
+    """`[K * d]`: less what the output biases of earlier codebooks add."""
+    directions: Tensor
+    """`[K, d, size]`: codebook rows, L2-normalised, for the search."""
+    rows: Tensor
+    """`[K, size, d]`: codebook rows as they are, for the lookup."""
+    cross: tuple[Tensor, ...]
+    """Per codebook `[d, (K - 1 - k) * d]`: what one row takes off the later projections."""
+    out_weight: Tensor
+    """`[K * d, D]`."""
+    out_bias: Tensor
+    """`[K + 1, D]`: sum of the output biases of the first k codebooks."""
+
+    @property
+    def n_codebooks(self) -> int:
+        """Codebooks in all."""
+        return self.rows.shape[0]
+
+    @property
+    def codebook_size(self) -> int:
+        """Entries per codebook."""
+        return self.rows.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Everything an executor needs to turn PCM into codes and codes into PCM."""
+
+    config: ModelConfig
+    encoder: Part
+    quantizer: Quantizer
+    decoder: Part
+    fingerprint: bytes
+    """32 bytes: streams of models with the same one are interchangeable."""
+
+    @cached_property
+    def encoder_lookahead(self) -> int:
+        """Samples past the end of its hop that a code needs."""
+        return self.encoder.needed(1) - self.config.hop_length
+
+    @cached_property
+    def decoder_lookahead(self) -> int:
+        """Samples by which decoded audio lags behind the end of the newest frame, once the stream runs."""
+        frames = 1_000  # enough that every left edge is past
+        return frames * self.config.hop_length - self.decoder.ready(frames)
+
+    @cached_property
+    def lookahead(self) -> int:
+        """Samples that a round trip waits for beyond the hop itself; 0 for a causal model."""
+        return self.encoder_lookahead + self.decoder_lookahead
+
+
+def build_plan(network: DAC, *, padded: bool = True) -> Plan:
+    """Flatten `network`, with its own padding or (as in the official tool's chunks) without any."""
+    encoder = _flatten(network.encoder.block, padded)
+    decoder = _flatten(network.decoder.model, padded)
+    config = network.config
+    return Plan(
+        config=config,
+        encoder=Part(tuple(encoder), 1, config.latent_dim),
+        quantizer=fold_quantizer(network.quantizer),
+        decoder=Part(tuple(decoder), config.latent_dim, 1),
+        fingerprint=fingerprint(network),
+    )
+
+
+def fingerprint(network: DAC) -> bytes:
+    """SHA-256 over what gives codes their meaning: geometry and the quantiser's tensors as float32."""
+    config = network.config
+    names = ("sample_rate", "hop_length", "latent_dim", "n_codebooks", "codebook_size", "codebook_dim")
+    digest = hashlib.sha256(json.dumps({name: getattr(config, name) for name in names}, sort_keys=True).encode())
+    for name, tensor in sorted(network.quantizer.state_dict().items()):
+        digest.update(name.encode() + b"\0")
+        digest.update(tensor.detach().float().cpu().contiguous().numpy().astype("<f4").tobytes())
+    return digest.digest()
+
+
+def _flatten(layers: nn.Module, padded: bool) -> list[Op]:
+    ops: list[Op] = []
+    for layer in layers.children():
+        match layer:
+            case Conv():
+                ops.append(_conv_op(layer, padded))
+            case ConvTranspose():
+                ops.append(_transpose_op(layer, padded))
+            case Snake():
+                alpha = _folded(layer.alpha).flatten()
+                ops.append(SnakeOp(alpha, 1 / (alpha + SNAKE_EPS)))
+            case nn.Tanh():
+                ops.append(TanhOp())
+            case ResidualUnit():
+                body = _flatten(layer.block, padded)
+                convs = [op.geometry for op in body if isinstance(op, ConvOp)]
+                lost = sum(g.window - 1 - g.left - g.right for g in convs)
+                channels = layer.block[0].alpha.shape[1]
+                ops += [SplitOp(channels, lost // 2), *body, JoinOp()]
+            case _:  # a block: its layers in order
+                ops += _flatten(layer, padded)
+    return ops
+
+
+def _folded(tensor: Tensor) -> Tensor:
+    return tensor.detach().float().cpu()
+
+
+def _conv_op(layer: Conv, padded: bool) -> ConvOp:
+    weight = fold_weight_norm(_folded(layer.weight_v), _folded(layer.weight_g))
+    geometry = layer.geometry if padded else layer.geometry.unpadded()
+    return ConvOp(geometry, weight.permute(2, 1, 0).contiguous(), _folded(layer.bias).clone())
+
+
+def _transpose_op(layer: ConvTranspose, padded: bool) -> TransposeOp:
+    weight = fold_weight_norm(_folded(layer.weight_v), _folded(layer.weight_g))  # [C_in, C_out, 2 * stride]
+    geometry = layer.geometry if padded else layer.geometry.unpadded()
+    c_in, c_out, _ = weight.shape
+    current, before = weight.permute(0, 2, 1).split(geometry.stride, dim=1)  # [C_in, stride, C_out] each
+    window = torch.stack([before, current]).reshape(2, c_in, geometry.stride * c_out)
+    return TransposeOp(geometry, window.contiguous(), _folded(layer.bias).repeat(geometry.stride))
+
+
+def fold_quantizer(quantizer: ResidualQuantizer) -> Quantizer:
+    """Projections multiplied into each other in float64, kept in float32."""
+    parts = [part for part in quantizer.quantizers if isinstance(part, VectorQuantizer)]
+    w_in, b_in = _projections([part.in_proj for part in parts])  # [K][D, d], [K][d]
+    w_out, b_out = _projections([part.out_proj for part in parts])  # [K][d, D], [K][D]
+    rows = torch.stack([_folded(part.codebook.weight) for part in parts])
+    cumulative = torch.cat([torch.zeros_like(b_out[:1]), b_out.cumsum(0)])
+    bias = [b_in[k] - cumulative[k] @ w_in[k] for k in range(len(parts))]
+    cross = [_beside([w_out[j] @ w_in[k] for k in range(j + 1, len(parts))], rows.shape[2]) for j in range(len(parts))]
+    return Quantizer(
+        in_weight=torch.cat(list(w_in), dim=1).float().contiguous(),
+        in_bias=torch.cat(bias).float(),
+        directions=nn.functional.normalize(rows, dim=-1).transpose(1, 2).contiguous(),
+        rows=rows.contiguous(),
+        cross=tuple(matrix.float().contiguous() for matrix in cross),
+        out_weight=torch.cat(list(w_out)).float().contiguous(),
+        out_bias=cumulative.float(),
+    )
+
+
+def _beside(matrices: Sequence[Tensor], d: int) -> Tensor:
+    return torch.cat(list(matrices), dim=1) if matrices else torch.zeros(d, 0, dtype=torch.float64)
+
+
+def _projections(convs: Sequence[Conv]) -> tuple[Tensor, Tensor]:
+    """Kernel-1 convolutions as stacked matrices `[K, C_in, C_out]` and biases `[K, C_out]`, in float64."""
+    weights = [fold_weight_norm(_folded(conv.weight_v), _folded(conv.weight_g))[:, :, 0].t() for conv in convs]
+    return torch.stack(weights).double(), torch.stack([_folded(conv.bias) for conv in convs]).double()

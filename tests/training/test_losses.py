@@ -1,0 +1,95 @@
+"""The losses against stored results of the official package, and their own properties."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from streamdac.training.losses import (
+    MelSettings,
+    SpectralLosses,
+    level_normalised_l1,
+    mel_filters,
+    si_sdr,
+    waveform_l1,
+)
+
+GOLDEN = Path(os.environ.get("STREAMDAC_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
+INDEX = json.loads((GOLDEN / "index.json").read_text()) if (GOLDEN / "index.json").exists() else None
+CASES = INDEX["losses"]["cases"] if INDEX else []
+needs_golden = pytest.mark.skipif(INDEX is None, reason="golden results are not here")
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_losses_equal_the_official_ones(case: dict) -> None:
+    data = np.load(GOLDEN / case["file"])
+    x, y = torch.from_numpy(data["x"]).requires_grad_(), torch.from_numpy(data["y"])
+    losses = SpectralLosses(case["sample_rate"])
+    mel, stft = losses(x, y)
+    assert waveform_l1(x, y).item() == pytest.approx(case["l1"], rel=1e-5)
+    assert stft.item() == pytest.approx(case["stft"], rel=1e-5)
+    assert mel.item() == pytest.approx(case["mel"], rel=1e-5)
+    for name, loss in (("grad_mel_x", mel), ("grad_stft_x", stft)):
+        (grad,) = torch.autograd.grad(loss, x, retain_graph=True)
+        wanted = torch.from_numpy(data[name])
+        assert (grad - wanted).norm() < 1e-3 * wanted.norm(), name
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+def test_each_window_equals_the_official_one(case: dict) -> None:
+    data = np.load(GOLDEN / case["file"])
+    x, y = torch.from_numpy(data["x"]), torch.from_numpy(data["y"])
+    mel, stft = SpectralLosses(case["sample_rate"]).per_window(x, y)
+    assert {str(w): v.item() for w, v in mel.items()} == pytest.approx(case["mel_per_window"], rel=1e-5)
+    assert {str(w): v.item() for w, v in stft.items()} == pytest.approx(case["stft_per_window"], rel=1e-5)
+
+
+@needs_golden
+def test_mel_filters_equal_the_official_ones() -> None:
+    wanted = np.load(GOLDEN / "losses" / "mel_filters.npz")
+    for key in wanted:
+        rate, window, n_mels = (int("".join(filter(str.isdigit, part))) for part in key.split("_"))
+        np.testing.assert_allclose(mel_filters(rate, window, n_mels), wanted[key], atol=1e-6 * wanted[key].max())
+
+
+def test_losses_of_equal_signals_are_zero() -> None:
+    x = 0.1 * torch.randn(2, 1, 4000)
+    mel, stft = SpectralLosses(24_000)(x, x)
+    assert mel.item() == stft.item() == waveform_l1(x, x).item() == level_normalised_l1(x, x).item() == 0
+
+
+def test_silence_gives_finite_losses_and_gradients() -> None:
+    x = torch.zeros(1, 1, 4000, requires_grad=True)
+    mel, stft = SpectralLosses(24_000)(x, torch.zeros(1, 1, 4000))
+    (mel + stft + level_normalised_l1(x, torch.zeros(1, 1, 4000))).backward()
+    assert x.grad is not None
+    assert torch.isfinite(x.grad).all()
+
+
+def test_level_normalised_l1_counts_quiet_and_loud_alike() -> None:
+    y = torch.randn(1, 1, 4000)
+    x = y + 0.1 * torch.randn(1, 1, 4000)
+    loud, quiet = level_normalised_l1(x, y, floor=0.0), level_normalised_l1(0.01 * x, 0.01 * y, floor=0.0)
+    assert loud.item() == pytest.approx(quiet.item(), rel=1e-4)
+
+
+def test_si_sdr_ignores_gain_and_measures_noise() -> None:
+    y = torch.randn(1, 1, 24_000)
+    noisy = y + 0.1 * torch.randn(1, 1, 24_000)
+    assert si_sdr(noisy, y).item() == pytest.approx(20, abs=0.5)
+    assert si_sdr(3 * noisy, y).item() == pytest.approx(si_sdr(noisy, y).item(), abs=1e-3)
+
+
+def test_a_mel_scale_can_be_restricted_to_a_band() -> None:
+    full = mel_filters(24_000, 512, 20)
+    band = mel_filters(24_000, 512, 20, fmin=500, fmax=4000)
+    bins = np.linspace(0, 12_000, 257)
+    assert band[:, (bins < 500) | (bins > 4000)].max() == 0
+    assert full[:, bins > 8000].max() > 0
+    assert math.isclose(MelSettings().log_weight, 1)

@@ -1,0 +1,102 @@
+"""Checkpoints that appear whole or not at all, and the weights exported from them."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from streamdac.config import ModelConfig
+from streamdac.errors import BadDataError, NoInputError, OutputError
+
+LATEST = "checkpoint-latest.pt"
+FORMAT = 1
+WEIGHTS_FORMAT = "streamdac-1"
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (tensors and plain types) beside `path` and rename it into place.
+
+    Raises:
+        OutputError: it cannot be written; a file that was there before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with temporary.open("wb") as file:
+            torch.save({"format": FORMAT, **state}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot write the checkpoint: {error}") from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; a run's folder means its latest.
+
+    Raises:
+        NoInputError: there is none.
+        BadDataError: it is damaged, or of another version.
+    """
+    path = path / LATEST if path.is_dir() else path
+    if not path.exists():
+        raise NoInputError(f"{path}: no checkpoint")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise BadDataError(f"{path}: not a readable checkpoint: {error}") from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT:
+        raise BadDataError(f"{path}: not a checkpoint of this version")
+    return cast("dict[str, Any]", state)
+
+
+def export_weights(checkpoint: dict[str, Any], path: Path, *, average: bool = True, name: str | None = None) -> None:
+    """Write a checkpoint's weights as fp16 safetensors, with what inference needs in the metadata.
+
+    Args:
+        checkpoint: what `load_checkpoint` gave.
+        path: of the new file.
+        average: the averaged weights rather than the last ones.
+        name: of the model; the recipe's by default.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    weights = cast("dict[str, Tensor]", checkpoint["average"]["values"] if average else checkpoint["network"])
+    recipe = checkpoint["recipe"]
+    metadata = {
+        "format": WEIGHTS_FORMAT,
+        "name": name or str(recipe["name"]),
+        "config": json.dumps(recipe["model"], sort_keys=True),
+        "step": str(checkpoint["step"]),
+        "audio_seconds": str(round(checkpoint["audio_seconds"])),
+    }
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        save_file({key: half_precision(value) for key, value in sorted(weights.items())}, temporary, metadata)
+        temporary.replace(path)
+    except Exception as error:  # safetensors has an error type of its own
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"{path}: cannot write the weights: {error}") from error
+
+
+def half_precision(value: Tensor) -> Tensor:
+    """fp16, refused where a value does not fit."""
+    half = value.detach().cpu().to(torch.float16).contiguous()
+    if not bool(torch.isfinite(half).all()):
+        raise BadDataError(f"a weight of {float(value.abs().max()):g} does not fit fp16")
+    return half
+
+
+def model_config(checkpoint: dict[str, Any]) -> ModelConfig:
+    """Geometry of the checkpoint's network."""
+    from streamdac.config import config_from_mapping
+
+    return config_from_mapping(checkpoint["recipe"]["model"])

@@ -1,0 +1,227 @@
+"""Random training segments from a corpus, balanced over kinds and speakers, and clips to measure on.
+
+Every segment depends on (seed, step, row) alone: a run that resumes at a step, or is spread over processes, sees
+exactly what one uninterrupted process would have seen.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from ..errors import BadDataError, UsageError
+from .audio_files import AudioFile, AudioFiles, find_audio
+from .corpus_audio import Audio, gated_level
+
+PEAK = 0.98
+MAX_GAIN_DB = 24.0
+SILENT_DB = -50.0  # a segment whose gated level is below this is drawn again
+
+
+@dataclass(frozen=True)
+class Mix:
+    """What is drawn how often, and what is done to it. Levels in dB re full scale, ranges (low, high)."""
+
+    kind_weights: Mapping[str, float] = field(default_factory=lambda: {"speech": 0.85, "music": 0.1, "effects": 0.05})
+    group_power: float = 0.5  # a group (speaker) weighs minutes ** power ...
+    group_cap_minutes: float = 25.0  # ... of at most so many minutes
+    narrow_weight: float = 0.6  # factor for groups with nothing above `narrow_hz`: else speech seems to end there
+    narrow_hz: int = 8000
+    level_db: tuple[float, float] = (-30.0, -14.0)
+    quiet_probability: float = 0.02
+    quiet_db: tuple[float, float] = (-65.0, -40.0)
+    noise_probability: float = 0.0  # speech with effects or music behind it
+    noise_snr_db: tuple[float, float] = (5.0, 30.0)
+    lowpass_probability: float = 0.0
+    lowpass_hz: tuple[float, float] = (3500.0, 10_000.0)
+    tries: int = 12  # draws until a segment is not silent
+
+    def __post_init__(self) -> None:
+        chances = (self.quiet_probability, self.noise_probability, self.lowpass_probability)
+        if any(not 0 <= chance <= 1 for chance in chances):
+            raise UsageError(f"probabilities must lie in 0..1, got {chances}")
+        if min(self.kind_weights.values(), default=0) < 0 or not any(self.kind_weights.values()):
+            raise UsageError(f"kind weights must be 0 or more and not all 0, got {dict(self.kind_weights)}")
+        if self.tries < 1 or self.narrow_weight <= 0:
+            raise UsageError(f"tries and narrow_weight must be above 0, got {self.tries} and {self.narrow_weight}")
+
+
+class _Draw:
+    """The files of one kind with the chance of each: groups by the root of their minutes, files by their seconds."""
+
+    def __init__(self, files: Sequence[AudioFile], mix: Mix) -> None:
+        self.files = list(files)
+        seconds: dict[str, float] = {}
+        for file in self.files:
+            seconds[file.group] = seconds.get(file.group, 0.0) + file.seconds
+        weight = {g: min(s / 60, mix.group_cap_minutes) ** mix.group_power for g, s in seconds.items()}
+        chance = np.array([weight[f.group] * f.seconds / seconds[f.group] for f in self.files])
+        chance *= [mix.narrow_weight if f.bandwidth and f.bandwidth <= mix.narrow_hz else 1.0 for f in self.files]
+        self.cumulative = np.cumsum(chance / chance.sum())
+
+    def __call__(self, rng: np.random.Generator) -> AudioFile:
+        return self.files[min(int(np.searchsorted(self.cumulative, rng.random(), "right")), len(self.files) - 1)]
+
+
+class SegmentSampler:
+    """Draws batches of segments. `batch` counts the rows of all `world_size` processes; this one draws its share."""
+
+    def __init__(
+        self,
+        paths: str | Path | Sequence[str | Path],
+        sample_rate: int,
+        segment_seconds: float,
+        batch: int,
+        seed: int = 0,
+        *,
+        mix: Mix | None = None,
+        split: str = "train",
+        rank: int = 0,
+        world_size: int = 1,
+        cache_gigabytes: float = 4.0,
+    ) -> None:
+        if segment_seconds <= 0 or batch < 1 or not 0 <= rank < world_size or batch % world_size:
+            raise UsageError(f"got {segment_seconds} s, batch {batch}, rank {rank} of {world_size}: segments need a "
+                             "length, and the batch must be a multiple of the processes")
+        self.sample_rate, self.seed, self.mix = sample_rate, seed, mix or Mix()
+        self.samples = round(segment_seconds * sample_rate)
+        share = batch // world_size
+        self.rows = range(rank * share, (rank + 1) * share)
+        self.files = AudioFiles(find_audio(paths, split), sample_rate, cache_bytes=int(cache_gigabytes * 1e9))
+        self._draws = {}
+        for kind, weight in self.mix.kind_weights.items():
+            mine = [file for file in self.files.entries if file.kind == kind]
+            if mine and weight > 0:
+                self._draws[kind] = _Draw(mine, self.mix)
+        if not self._draws:
+            there = sorted({file.kind for file in self.files.entries})
+            raise UsageError(f"no audio of a kind with a weight: there is {', '.join(there)}, "
+                             f"weights are {dict(self.mix.kind_weights)}")
+        weights = np.array([self.mix.kind_weights[kind] for kind in self._draws])
+        self._kind_chances = weights / weights.sum()
+
+    @property
+    def seconds(self) -> float:
+        """Audio to draw from, all kinds together."""
+        return sum(file.seconds for draw in self._draws.values() for file in draw.files)
+
+    def draw(self, step: int) -> npt.NDArray[np.float32]:
+        """The segments of `step`, float32 [B, 1, T] with B this process's share; the same for the same step always."""
+        return np.stack([self.segment(step, row) for row in self.rows])[:, None]
+
+    def segment(self, step: int, row: int) -> Audio:
+        """The segment [T] of one row of the whole batch."""
+        rng = np.random.default_rng([self.seed, step, row])
+        kind = list(self._draws)[int(rng.choice(len(self._draws), p=self._kind_chances))]
+        audio, level = self._loud_segment(kind, rng)
+        if rng.random() < self.mix.lowpass_probability:
+            audio = low_pass(audio, self.sample_rate, rng.uniform(*self.mix.lowpass_hz))
+        if kind == "speech" and rng.random() < self.mix.noise_probability:
+            audio = self._with_noise(audio, level, rng)
+        return self._at_random_level(audio, rng)
+
+    def _loud_segment(self, kind: str, rng: np.random.Generator) -> tuple[Audio, float]:
+        """A segment [T] of `kind` and its level in dB: the first that is not silent, else the loudest of the tries."""
+        best: tuple[Audio, float] | None = None
+        for _ in range(self.mix.tries):
+            file = self._draws[kind](rng)
+            audio = self._cut(file, rng)
+            if audio is None:
+                continue
+            level = gated_level(audio, self.sample_rate)
+            if best is None or level > best[1]:
+                best = audio, level
+            if level >= SILENT_DB:
+                break
+        if best is None or best[1] == -np.inf:
+            raise BadDataError(f"{self.mix.tries} {kind} segments in a row were silent or unreadable "
+                               f"({len(self.files.bad)} of {len(self.files.entries)} files cannot be read)")
+        return best
+
+    def _cut(self, file: AudioFile, rng: np.random.Generator) -> Audio | None:
+        """A random stretch [T] of `file`, between zeros when the file is too short; None when it cannot be read."""
+        room = self.files.samples(file) - self.samples
+        place = int(rng.integers(0, abs(room) + 1))  # drawn whether or not the file can be read
+        if room >= 0:
+            return self.files.read(file, place, self.samples)
+        audio = self.files.read(file, 0, self.samples + room)
+        return None if audio is None else np.pad(audio, (place, max(0, self.samples - place - len(audio))))
+
+    def _with_noise(self, audio: Audio, level: float, rng: np.random.Generator) -> Audio:
+        others = [kind for kind in self._draws if kind != "speech"]
+        if not others:
+            return audio
+        noise, noise_level = self._loud_segment(others[int(rng.integers(len(others)))], rng)
+        gain = 10 ** ((level - rng.uniform(*self.mix.noise_snr_db) - noise_level) / 20)
+        return audio + np.float32(min(gain, 10.0)) * noise
+
+    def _at_random_level(self, audio: Audio, rng: np.random.Generator) -> Audio:
+        quiet = rng.random() < self.mix.quiet_probability
+        target = rng.uniform(*(self.mix.quiet_db if quiet else self.mix.level_db))
+        gain = 10 ** (min(target - gated_level(audio, self.sample_rate), MAX_GAIN_DB) / 20)
+        peak = float(np.abs(audio).max())
+        return audio * np.float32(min(gain, PEAK / peak) if peak > 0 else 1.0)
+
+
+def low_pass(audio: Audio, sample_rate: int, cutoff: float) -> Audio:
+    """`audio` [T] with nothing above about `cutoff` Hz, as if it had once been sampled at twice that."""
+    if 2 * cutoff >= sample_rate:
+        return audio
+    narrow = soxr.resample(soxr.resample(audio, sample_rate, 2 * cutoff), 2 * cutoff, sample_rate)[: len(audio)]
+    padded: Audio = np.pad(narrow, (0, len(audio) - len(narrow)))
+    return padded
+
+
+@dataclass(frozen=True)
+class HeldOutClip:
+    """One clip to measure on."""
+
+    name: str  # package/group/file
+    kind: str
+    group: str
+    audio: Audio  # [T]
+
+
+def held_out_clips(
+    paths: str | Path | Sequence[str | Path],
+    sample_rate: int,
+    *,
+    split: str = "valid",
+    clip_seconds: float | None = None,
+    clips_per_group: int | None = None,
+    kind: str | None = None,
+) -> list[HeldOutClip]:
+    """Clips of a split, always the same ones: whole files, or the first `clip_seconds` of each, not silent.
+
+    With `clips_per_group` as many are taken of each group, spread over its files.
+    """
+    files = AudioFiles(find_audio(paths, split), sample_rate)
+    groups: dict[tuple[str, str], list[AudioFile]] = {}
+    for file in files.entries:
+        if kind in (None, file.kind):
+            groups.setdefault((file.kind, file.group), []).append(file)
+    clips = [clip for group in groups.values() for clip in _clips_of(files, group, clip_seconds, clips_per_group)]
+    if not clips:
+        raise BadDataError(f"no clip to measure on in split {split}{f' of kind {kind}' if kind else ''}: "
+                           f"{len(files.entries)} files, {len(files.bad)} unreadable, the others silent")
+    return clips
+
+
+def _clips_of(
+    files: AudioFiles, group: list[AudioFile], seconds: float | None, most: int | None
+) -> Iterator[HeldOutClip]:
+    """At most `most` clips of one group, spread over its files, further into each file when there are too few."""
+    wanted = len(group) if most is None else most
+    for number in range(min(wanted, len(group)) if seconds is None else wanted):
+        file = group[number * len(group) // wanted if wanted < len(group) else number % len(group)]
+        whole = files.samples(file)
+        count = whole if seconds is None else min(whole, round(seconds * files.sample_rate))
+        start = number // len(group) * count if wanted > len(group) else 0
+        if start + count > whole:
+            continue
+        audio = files.read(file, start, count)
+        if audio is not None and gated_level(audio, files.sample_rate) >= SILENT_DB:
+            yield HeldOutClip(f"{file.group}/{file.path.stem}@{start}", file.kind, file.group, audio)

@@ -1,0 +1,164 @@
+// Snake on time-major activations for CPU training: the residual sum before it and the zero padding after it in one pass.
+//
+//   sum = x + y (y may be absent), out = zeros(left) . (sum + sin(alpha sum)^2 / alpha) . zeros(right)
+//
+// x, y, sum: [B, T, C]; out: [B, left + T + right, C]; alpha: [C]. Values are float or bfloat16, arithmetic is float.
+// Plain C interface, compiled for this machine at first use; kernels.py loads it.
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+constexpr int64_t kLanes = 16;  // channels are repeated to a multiple of this, so that loops have no remainder
+
+struct bf16 {
+  uint16_t bits;
+};
+
+inline float load(const float* p) { return *p; }
+inline float load(const bf16* p) {
+  const uint32_t wide = static_cast<uint32_t>(p->bits) << 16;
+  float value;
+  std::memcpy(&value, &wide, 4);
+  return value;
+}
+inline void store(float* p, float value) { *p = value; }
+inline void store(bf16* p, float value) {  // round to nearest even; no care for NaN payloads
+  uint32_t wide;
+  std::memcpy(&wide, &value, 4);
+  p->bits = static_cast<uint16_t>((wide + 0x7fffu + ((wide >> 16) & 1u)) >> 16);
+}
+
+// x minus the nearest multiple of pi: sin(x)^2 and sin(2x) do not change.
+inline float reduce(float x) {
+  const float turns = std::nearbyintf(x * 0.318309886183790672f);
+  return std::fmaf(turns, 8.74227765734758577e-8f, std::fmaf(turns, -3.14159274101257324f, x));
+}
+
+// On [-pi/2, pi/2], least-squares polynomials at Chebyshev points, errors 5e-9 and 3e-10 before rounding.
+inline float sine(float r) {
+  const float q = r * r;
+  float p = std::fmaf(q, 2.599271108e-06f, -1.980619880e-04f);
+  p = std::fmaf(q, p, 8.333010282e-03f);
+  p = std::fmaf(q, p, -1.666665673e-01f);
+  return std::fmaf(r * q, p, r);
+}
+inline float cosine(float r) {
+  const float q = r * r;
+  float p = std::fmaf(q, -2.607341952e-07f, 2.476165240e-05f);
+  p = std::fmaf(q, p, -1.388839829e-03f);
+  p = std::fmaf(q, p, 4.166664025e-02f);
+  p = std::fmaf(q, p, -4.999999954e-01f);
+  return std::fmaf(q, p, 1.0f);
+}
+
+// Each block of 16 time steps has 16 C values: alpha repeated 16 times lines up with any C.
+std::vector<float> repeated(const float* values, int64_t channels) {
+  std::vector<float> out(channels * kLanes);
+  for (int64_t i = 0; i < channels * kLanes; ++i) out[i] = values[i % channels];
+  return out;
+}
+
+template <class V>
+void forward_span(const V* x, const V* y, V* sum, V* out, const float* alpha, const float* inverse, int64_t count) {
+  if (y) {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+      V rounded;
+      store(&rounded, load(x + i) + load(y + i));
+      sum[i] = rounded;
+      const float value = load(&rounded), s = sine(reduce(alpha[i] * value));
+      store(out + i, std::fmaf(s * s, inverse[i], value));
+    }
+  } else {
+#pragma GCC ivdep
+    for (int64_t i = 0; i < count; ++i) {
+      const float value = load(x + i), s = sine(reduce(alpha[i] * value));
+      store(out + i, std::fmaf(s * s, inverse[i], value));
+    }
+  }
+}
+
+template <class V, bool skip>
+void backward_span(const V* x, const V* grad_out, const V* grad_skip, V* grad_x, const float* alpha, const float* inverse,
+                   float* grad_alpha, int64_t count) {
+#pragma GCC ivdep
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = load(x + i), r = reduce(alpha[i] * value), g = load(grad_out + i);
+    const float s = sine(r), twice = 2.0f * s * cosine(r);
+    float total = std::fmaf(g, twice, g);
+    if (skip) total += load(grad_skip + i);
+    store(grad_x + i, total);
+    grad_alpha[i] += g * inverse[i] * (value * twice - s * s * inverse[i]);
+  }
+}
+
+template <class V>
+void forward(const V* x, const V* y, V* sum, V* out, const float* alpha, int64_t batch, int64_t steps, int64_t channels,
+             int64_t left, int64_t right, int threads) {
+  const std::vector<float> wide = repeated(alpha, channels);
+  std::vector<float> inverse(wide.size());
+  for (size_t i = 0; i < wide.size(); ++i) inverse[i] = 1.0f / (wide[i] + 1e-9f);
+  const int64_t row = steps * channels, block = channels * kLanes, padded = (left + steps + right) * channels;
+  const int64_t blocks = (row + block - 1) / block;
+  for (int64_t b = 0; b < batch; ++b) {
+    std::memset(static_cast<void*>(out + b * padded), 0, left * channels * sizeof(V));
+    std::memset(static_cast<void*>(out + b * padded + (left + steps) * channels), 0, right * channels * sizeof(V));
+  }
+#pragma omp parallel for schedule(static) num_threads(threads) if (batch * row > 32768)
+  for (int64_t job = 0; job < batch * blocks; ++job) {
+    const int64_t b = job / blocks, at = (job % blocks) * block, from = b * row + at;
+    const int64_t count = at + block <= row ? block : row - at;
+    forward_span(x + from, y ? y + from : nullptr, sum ? sum + from : nullptr, out + b * padded + left * channels + at,
+                 wide.data(), inverse.data(), count);
+  }
+}
+
+template <class V>
+void backward(const V* x, const V* grad_out, const V* grad_skip, V* grad_x, const float* alpha, float* grad_alpha,
+              int64_t batch, int64_t steps, int64_t channels, int64_t left, int64_t right, int threads) {
+  const std::vector<float> wide = repeated(alpha, channels);
+  std::vector<float> inverse(wide.size());
+  for (size_t i = 0; i < wide.size(); ++i) inverse[i] = 1.0f / (wide[i] + 1e-9f);
+  const int64_t row = steps * channels, block = channels * kLanes, padded = (left + steps + right) * channels;
+  const int64_t blocks = (row + block - 1) / block, jobs = batch * blocks;
+  std::vector<float> partial(threads * block, 0.0f);  // one sum per thread, added in order: the same result every time
+#pragma omp parallel for schedule(static, 1) num_threads(threads) if (batch * row > 32768)
+  for (int part = 0; part < threads; ++part) {
+    for (int64_t job = jobs * part / threads; job < jobs * (part + 1) / threads; ++job) {
+      const int64_t b = job / blocks, at = (job % blocks) * block, from = b * row + at;
+      const int64_t count = at + block <= row ? block : row - at;
+      const V* g = grad_out + b * padded + left * channels + at;
+      float* sums = partial.data() + part * block;
+      if (grad_skip)
+        backward_span<V, true>(x + from, g, grad_skip + from, grad_x + from, wide.data(), inverse.data(), sums, count);
+      else
+        backward_span<V, false>(x + from, g, nullptr, grad_x + from, wide.data(), inverse.data(), sums, count);
+    }
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    double total = 0.0;
+    for (int64_t i = c; i < threads * block; i += channels) total += partial[i];
+    grad_alpha[c] = static_cast<float>(total);
+  }
+}
+
+}  // namespace
+
+#define FORWARD(name, V)                                                                                               \
+  extern "C" void name(const V* x, const V* y, V* sum, V* out, const float* alpha, int64_t batch, int64_t steps,       \
+                       int64_t channels, int64_t left, int64_t right, int threads) {                                   \
+    forward(x, y, sum, out, alpha, batch, steps, channels, left, right, threads);                                      \
+  }
+#define BACKWARD(name, V)                                                                                              \
+  extern "C" void name(const V* x, const V* grad_out, const V* grad_skip, V* grad_x, const float* alpha,               \
+                       float* grad_alpha, int64_t batch, int64_t steps, int64_t channels, int64_t left, int64_t right, \
+                       int threads) {                                                                                  \
+    backward(x, grad_out, grad_skip, grad_x, alpha, grad_alpha, batch, steps, channels, left, right, threads);         \
+  }
+FORWARD(snake_forward_f32, float)
+FORWARD(snake_forward_bf16, bf16)
+BACKWARD(snake_backward_f32, float)
+BACKWARD(snake_backward_bf16, bf16)

@@ -1,0 +1,148 @@
+"""Reconstruction losses of DAC (Kumar et al. 2023, section 3.5): mel, multi-resolution STFT, waveform.
+
+Values equal the official package's. Both spectral losses share their STFTs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+_BREAK_HZ = 1000.0  # Slaney's mel scale: linear below, logarithmic above
+_MEL_PER_HZ = 3 / 200
+_LOG_STEP = np.log(6.4) / 27
+
+
+def _hz_to_mel(hz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    logarithmic = _BREAK_HZ * _MEL_PER_HZ + np.log(np.maximum(hz, 1e-9) / _BREAK_HZ) / _LOG_STEP
+    return np.where(hz >= _BREAK_HZ, logarithmic, hz * _MEL_PER_HZ)
+
+
+def _mel_to_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    logarithmic = _BREAK_HZ * np.exp(_LOG_STEP * (mel - _BREAK_HZ * _MEL_PER_HZ))
+    return np.where(mel >= _BREAK_HZ * _MEL_PER_HZ, logarithmic, mel / _MEL_PER_HZ)
+
+
+def mel_filters(
+    sample_rate: int, window: int, n_mels: int, *, fmin: float = 0.0, fmax: float | None = None
+) -> npt.NDArray[np.float32]:
+    """Triangular filters of unit area on Slaney's scale: `[n_mels, window / 2 + 1]` (narrow windows leave rows at zero)."""
+    edges_mel = np.linspace(*_hz_to_mel(np.array([fmin, sample_rate / 2 if fmax is None else fmax])), n_mels + 2)
+    edges = _mel_to_hz(edges_mel)
+    bins = np.linspace(0.0, sample_rate / 2, window // 2 + 1)
+    widths = np.diff(edges)
+    ramps = edges[:, None] - bins
+    triangles = np.maximum(0.0, np.minimum(-ramps[:-2] / widths[:-1, None], ramps[2:] / widths[1:, None]))
+    return (triangles * (2.0 / (edges[2:] - edges[:-2]))[:, None]).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class MelSettings:
+    """One mel scale per window; the defaults are the official final configuration."""
+
+    n_mels: tuple[int, ...] = (5, 10, 20, 40, 80, 160, 320)
+    windows: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
+    fmin: float = 0.0
+    fmax: float | None = None
+    clamp: float = 1e-5
+    power: float = 1.0
+    mag_weight: float = 0.0
+    log_weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class StftSettings:
+    """Windows of the multi-resolution STFT loss, in samples."""
+
+    windows: tuple[int, ...] = (2048, 512)
+    clamp: float = 1e-5
+    power: float = 2.0
+    mag_weight: float = 1.0
+    log_weight: float = 1.0
+
+
+def _log(x: Tensor, clamp: float, power: float) -> Tensor:
+    return x.clamp_min(clamp).log10() * power
+
+
+class SpectralLosses(nn.Module):
+    """Mel and STFT distance of two waveforms, with one STFT per window for both."""
+
+    def __init__(self, sample_rate: int, mel: MelSettings | None = None, stft: StftSettings | None = None) -> None:
+        super().__init__()
+        self.mel_settings, self.stft_settings = mel or MelSettings(), stft or StftSettings()
+        settings = self.mel_settings
+        self.windows = sorted({*settings.windows, *self.stft_settings.windows})
+        for window in self.windows:
+            self.register_buffer(f"hann_{window}", torch.hann_window(window), persistent=False)
+        for window, n_mels in zip(settings.windows, settings.n_mels, strict=True):
+            filters = mel_filters(sample_rate, window, n_mels, fmin=settings.fmin, fmax=settings.fmax)
+            self.register_buffer(f"filters_{window}", torch.from_numpy(filters), persistent=False)
+
+    def magnitudes(self, x: Tensor, window: int) -> Tensor:
+        """`[B, 1, T]` -> `[B, frames, window / 2 + 1]`: periodic Hann, hop a quarter, centred, reflect-padded."""
+        hann = self.get_buffer(f"hann_{window}")
+        spectrum = torch.stft(x.squeeze(1), window, window // 4, window=hann, return_complex=True)
+        return spectrum.abs().transpose(1, 2)
+
+    def _mel_distance(self, estimate: Tensor, target: Tensor, window: int) -> Tensor:
+        s, filters = self.mel_settings, self.get_buffer(f"filters_{window}").t()
+        return _distance(estimate @ filters, target @ filters, s)
+
+    def per_window(self, estimate: Tensor, target: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+        """Mel and STFT distances by window in samples; `[B, 1, T]` each, no gradient for the target."""
+        mel: dict[int, Tensor] = {}
+        stft: dict[int, Tensor] = {}
+        for window in self.windows:
+            a = self.magnitudes(estimate, window)
+            with torch.no_grad():
+                b = self.magnitudes(target, window)
+            if window in self.mel_settings.windows:
+                mel[window] = self._mel_distance(a, b, window)
+            if window in self.stft_settings.windows:
+                stft[window] = _distance(a, b, self.stft_settings)
+        return mel, stft
+
+    def forward(self, estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """`[B, 1, T]`, `[B, 1, T]` -> mel distance, STFT distance, summed over windows."""
+        mel, stft = self.per_window(estimate.float(), target.float())
+        return _total(mel.values()), _total(stft.values())
+
+
+def _distance(estimate: Tensor, target: Tensor, settings: MelSettings | StftSettings) -> Tensor:
+    loss = settings.log_weight * F.l1_loss(
+        _log(estimate, settings.clamp, settings.power), _log(target, settings.clamp, settings.power)
+    )
+    if settings.mag_weight:
+        loss = loss + settings.mag_weight * F.l1_loss(estimate, target)
+    return loss
+
+
+def _total(values: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(values)).sum()
+
+
+def waveform_l1(estimate: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference: the official L1 loss."""
+    return F.l1_loss(estimate, target)
+
+
+def level_normalised_l1(estimate: Tensor, target: Tensor, *, floor: float = 1e-3) -> Tensor:
+    """L1 relative to each item's own mean level, so that quiet speech counts as much as loud; silence saturates at `floor`."""
+    level = target.abs().mean(dim=(1, 2)) + floor
+    return ((estimate - target).abs().mean(dim=(1, 2)) / level).mean()
+
+
+def si_sdr(estimate: Tensor, target: Tensor, *, floor: float = 1e-8) -> Tensor:
+    """Scale-invariant signal-to-distortion ratio (Le Roux et al. 2019), dB: `[B, 1, T]` each -> `[B]`."""
+    estimate = estimate.flatten(1) - estimate.flatten(1).mean(1, keepdim=True)
+    target = target.flatten(1) - target.flatten(1).mean(1, keepdim=True)
+    scale = (estimate * target).sum(1, keepdim=True) / (target.square().sum(1, keepdim=True) + floor)
+    wanted = scale * target
+    return 10 * torch.log10((wanted.square().sum(1) + floor) / ((estimate - wanted).square().sum(1) + floor))

@@ -1,0 +1,195 @@
+"""Optimisers, learning-rate schedule, gradient clipping and averaged weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from streamdac.nn import DAC
+
+from .recipe import Recipe
+
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic, singular values to about 1 in 5 steps (Jordan et al. 2024)
+
+
+def orthogonalised(matrix: Tensor, *, steps: int = 5, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`matrix` `[M, N]` with all its singular values moved to about 1, by Newton-Schulz iteration in `dtype`."""
+    a, b, c = _NEWTON_SCHULZ
+    x = (matrix / (matrix.norm() + 1e-12)).to(dtype)
+    tall = x.shape[0] > x.shape[1]
+    if tall:
+        x = x.t()
+    for _ in range(steps):
+        gram = x @ x.t()
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.t() if tall else x).to(matrix.dtype)
+
+
+class Muon(torch.optim.Optimizer):
+    """Orthogonalised momentum (Jordan et al. 2024) for weight-normed convolutions.
+
+    A weight's direction `weight_v` `[C, ...]` is updated as a matrix of C rows, and its rows keep their norms: weight norm
+    ignores them, so the learning rate alone decides how far a step turns the weight.
+    """
+
+    def __init__(
+        self, parameters: Iterable[nn.Parameter], lr: float, *, momentum: float = 0.95, dtype: torch.dtype = torch.float32
+    ) -> None:
+        super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
+        self.dtype = dtype
+
+    @overload
+    def step(self, closure: None = None) -> None: ...
+    @overload
+    def step(self, closure: Callable[[], float]) -> float: ...
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:
+        """One update of every parameter that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._update(parameter, group["lr"], group["momentum"])
+        return None
+
+    def _update(self, parameter: Tensor, lr: float, momentum: float) -> None:
+        state = self.state[parameter]
+        if "momentum" not in state:
+            state["momentum"] = torch.zeros_like(parameter)
+        assert parameter.grad is not None
+        buffer = state["momentum"].lerp_(parameter.grad, 1 - momentum)
+        direction = parameter.grad.lerp(buffer, momentum).flatten(1)  # Nesterov
+        update = orthogonalised(direction, dtype=self.dtype)
+        rows = parameter.view(parameter.shape[0], -1)
+        norms = rows.norm(dim=1, keepdim=True)
+        rows.add_(update, alpha=-lr * 0.2 * max(rows.shape) ** 0.5)
+        rows.mul_(norms / rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+def _by_muon(name: str, parameter: Tensor) -> bool:
+    """Convolutions between features; those from and to the waveform and the quantiser's go to AdamW."""
+    inner = name.endswith("weight_v") and not name.startswith("quantizer")
+    return inner and min(parameter.shape[0], parameter[0].numel()) >= 8
+
+
+class Optimizers:
+    """All the optimisers of a recipe, stepped and saved as one."""
+
+    def __init__(self, network: DAC, recipe: Recipe, dtype: torch.dtype = torch.float32) -> None:
+        named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
+        muon = [p for name, p in named if recipe.optimizer == "muon" and _by_muon(name, p)]
+        chosen = {id(p) for p in muon}
+        rest = [(name, p) for name, p in named if id(p) not in chosen]
+        # Decay only means something for plain matrices; alpha, bias and the norms of weight norm are kept free.
+        decayed = [p for name, p in rest if name.endswith(("weight_v", "codebook.weight"))]
+        free = [p for name, p in rest if not name.endswith(("weight_v", "codebook.weight"))]
+        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+        self.adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas)
+        self.muon = Muon(muon, recipe.muon_lr, dtype=dtype) if muon else None
+        self._peaks = [(o, g, g["lr"]) for o in self._all() for g in o.param_groups]
+
+    def _all(self) -> list[torch.optim.Optimizer]:
+        return [self.adamw] + ([self.muon] if self.muon is not None else [])
+
+    def step(self, scale: float) -> None:
+        """One update with every learning rate at `scale` times its peak."""
+        for _, group, peak in self._peaks:
+            group["lr"] = peak * scale
+        for optimizer in self._all():
+            optimizer.step()
+
+    def zero_grad(self) -> None:
+        """Drop the gradients."""
+        for optimizer in self._all():
+            optimizer.zero_grad(set_to_none=True)
+
+    def forget_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
+        """Clear AdamW's averages of some rows, after these were set anew."""
+        for value in self.adamw.state.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape:
+                value[rows] = 0
+
+    def forget(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Clear all averages of parameters that were set anew."""
+        for parameter in parameters:
+            for optimizer in self._all():
+                optimizer.state.pop(parameter, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"adamw": self.adamw.state_dict(), "muon": None if self.muon is None else self.muon.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.adamw.load_state_dict(state["adamw"])
+        if self.muon is not None:
+            self.muon.load_state_dict(state["muon"])
+
+
+def learning_rate_scale(recipe: Recipe, step: int, progress: float) -> float:
+    """Factor on the peak learning rate: linear warm-up, constant, and linear to zero in the cooldown.
+
+    Args:
+        recipe: warm-up, cooldown and decay.
+        step: updates made so far.
+        progress: share of the budget used, 0 to 1, in steps or in time.
+    """
+    scale = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    if recipe.cooldown > 0:
+        scale *= min(1.0, max(0.0, 1.0 - progress) / recipe.cooldown)
+    return scale * recipe.gamma**step
+
+
+class Clipper:
+    """Limits the gradient norm to a multiple of its running mean, to an absolute value, or both."""
+
+    def __init__(self, factor: float, norm: float, *, decay: float = 0.98) -> None:
+        self.factor, self.norm, self.decay = factor, norm, decay
+        self.running = 0.0
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> float:
+        """Scale the gradients in place; returns the norm they had."""
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        norm = float(torch.nn.utils.get_total_norm(gradients))
+        limits = [self.norm] if self.norm > 0 else []
+        if self.factor > 0 and self.running > 0:
+            limits.append(self.factor * self.running)
+        limit = min(limits, default=float("inf"))
+        if norm > limit:
+            torch._foreach_mul_(gradients, limit / norm)
+        seen = min(norm, limit)
+        self.running = seen if self.running == 0 else self.decay * self.running + (1 - self.decay) * seen
+        return norm
+
+
+class AveragedWeights:
+    """Exponential moving average of all parameters, with a decay that starts low."""
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.updates = 0
+        self.values = {name: p.detach().clone() for name, p in network.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, network: nn.Module) -> None:
+        """Take in the present weights."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        present = dict(network.named_parameters())
+        torch._foreach_lerp_(list(self.values.values()), [present[name].detach() for name in self.values], 1 - decay)
+
+    @torch.no_grad()
+    def restart(self, network: nn.Module) -> None:
+        """Forget the past: the average is the present weights."""
+        self.updates = 0
+        for name, parameter in network.named_parameters():
+            self.values[name].copy_(parameter)
+
+    @torch.no_grad()
+    def copy_to(self, network: nn.Module) -> None:
+        """Overwrite the parameters of `network` with the averages."""
+        for name, parameter in network.named_parameters():
+            parameter.copy_(self.values[name])

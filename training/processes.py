@@ -1,0 +1,69 @@
+"""One process or several under torchrun: who this one is, and what all must agree on."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process's place among all. Alone: rank 0 of 1."""
+
+    rank: int = 0
+    count: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def first(self) -> bool:
+        """Whether this process writes files and talks."""
+        return self.rank == 0
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean over processes."""
+        if self.count > 1:
+            torch.distributed.all_reduce(value)
+            value /= self.count
+        return value
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set in any process."""
+        if self.count == 1:
+            return flag
+        value = torch.tensor(int(flag), device=self.device)
+        torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
+        return bool(value.item())
+
+    def agree(self, values: list[Tensor]) -> None:
+        """Everybody takes the first process's values, in place."""
+        if self.count > 1:
+            for value in values:
+                torch.distributed.broadcast(value, 0)
+
+    def gather(self, value: Tensor) -> Tensor:
+        """All processes' `[B, ...]`, joined along the batch."""
+        if self.count == 1:
+            return value
+        parts = [torch.empty_like(value) for _ in range(self.count)]
+        torch.distributed.all_gather(parts, value.contiguous())
+        return torch.cat(parts)
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """For gradients averaged over processes."""
+        if self.count == 1:
+            return module
+        # Without the quantiser, early on, its parameters get no gradient.
+        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+
+
+def join_processes(device: str) -> Processes:
+    """Join the other processes if torchrun started this one; `device` is cpu, cuda, cuda:0 ... (each rank takes its own)."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return Processes(device=torch.device(device))
+    mine = torch.device(device, int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device(device)
+    if not torch.distributed.is_initialized():
+        torch.distributed.init_process_group("nccl" if mine.type == "cuda" else "gloo")
+    return Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), mine)

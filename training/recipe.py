@@ -1,0 +1,195 @@
+"""What a training run is made of, as one frozen record, read from a JSON file and changed by `key=value`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streamdac.config import PRESETS, ModelConfig, config_from_mapping
+from streamdac.errors import BadDataError, UsageError
+
+CONFIGS = Path(__file__).with_name("configs")
+
+
+@dataclass(frozen=True)
+class LossWeights:
+    """Factors of the losses in the objective; a loss of weight 0 is only reported."""
+
+    mel: float = 15.0
+    stft: float = 1.0
+    waveform: float = 4.0
+    """Of the L1 distance relative to each item's level."""
+    commitment: float = 0.25
+    codebook: float = 1.0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything that decides what a run computes.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+
+    name: str = "causal-24khz"
+    model: ModelConfig = field(default_factory=ModelConfig)
+    losses: LossWeights = field(default_factory=LossWeights)
+    seed: int = 0
+
+    batch: int = 8
+    """Segments per step, over all processes."""
+    segment_seconds: float = 0.8
+    early_steps: int = 0
+    """Steps that use the smaller early batches: they learn more per second of audio at first."""
+    early_batch: int = 4
+    early_segment_seconds: float = 0.4
+    mix: Mapping[str, Any] = field(default_factory=dict)
+    """Changes to `streamdac.training.data.Mix`."""
+
+    optimizer: str = "muon"
+    """muon (orthogonalised updates for convolutions, AdamW for the rest) or adamw."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    muon_lr: float = 2e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    weight_decay: float = 0.0
+    warmup_steps: int = 100
+    cooldown: float = 0.0
+    """Share of the budget at its end in which the learning rate falls to zero; 0 leaves it constant."""
+    gamma: float = 1.0
+    """Factor on the learning rate at every step (the official schedule)."""
+    clip: float = 1.5
+    """Largest gradient norm, as a multiple of the running norm; 0 for none."""
+    clip_norm: float = 0.0
+    """Largest gradient norm, absolute (the official schedule); 0 for none."""
+    ema: float = 0.999
+    """Decay per step of the averaged weights that are evaluated and exported."""
+
+    quantise_from: int = 1000
+    """Steps without quantiser at the start. 0: codebooks start at random, as in the official recipe."""
+    restart_every: int = 20
+    """Steps between restarts of unused codebook entries; 0 for never."""
+    restart_below: float = 0.1
+    """An entry is unused when its share of frames is below this over the codebook size."""
+
+    precision: str = "auto"
+    """Of the convolutions: auto, fp32 or bf16."""
+    valid_every: int = 1000
+    """Steps between measurements on held-out clips."""
+    valid_codebooks: tuple[int, ...] = (4, 8, 16)
+    valid_seconds: float = 3.0
+    """Longest held-out clip."""
+    valid_clips: int = 2
+    """Held-out clips per speaker."""
+    checkpoint_minutes: float = 5.0
+    log_every: int = 20
+
+    def __post_init__(self) -> None:
+        choices = {"optimizer": ("muon", "adamw"), "precision": ("auto", "fp32", "bf16")}
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise UsageError(f"{name} is {getattr(self, name)!r}, need one of {', '.join(allowed)}")
+        for name in ("batch", "early_batch", "log_every", "valid_every", "valid_clips"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name} is {getattr(self, name)}, need at least 1")
+        if not 0 <= self.cooldown <= 1 or not 0 <= self.ema < 1:
+            raise UsageError(f"cooldown {self.cooldown} must lie in 0..1 and ema {self.ema} in 0..1")
+        if min(self.segment_seconds, self.early_segment_seconds) * self.model.sample_rate < 2048:
+            raise UsageError("segments must be at least 2048 samples long: the widest window of the mel loss")
+
+    def shape_at(self, step: int) -> tuple[int, float]:
+        """Segments of this step's batch, and their length in seconds."""
+        if step < self.early_steps:
+            return self.early_batch, self.early_segment_seconds
+        return self.batch, self.segment_seconds
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain types only; `recipe_from_mapping` reads it back."""
+        values = dataclasses.asdict(self)
+        values["model"] = self.model.to_dict()
+        return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _plain(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """`values` with lists as tuples and integers as floats where the field wants them; unknown names are refused."""
+    fields = {f.name: f for f in dataclasses.fields(kind)}
+    if unknown := sorted(set(values) - set(fields)):
+        raise UsageError(f"unknown setting in {where}: {', '.join(unknown)}")
+    plain: dict[str, Any] = {}
+    for key, value in values.items():
+        wanted = str(fields[key].type)
+        if isinstance(value, list):
+            value = tuple(value)
+        good = {"float": (int, float), "int": (int,), "str": (str,)}.get(wanted)
+        if good and (not isinstance(value, good) or isinstance(value, bool)):
+            raise UsageError(f"{key} is {value!r}, need {'a number' if wanted == 'float' else wanted} in {where}")
+        plain[key] = float(value) if wanted == "float" else value
+    return plain
+
+
+def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
+    """A recipe from plain values: `model` is a mapping, with `preset` naming what it starts from.
+
+    Raises:
+        UsageError: an unknown setting, or a value of the wrong type or range.
+    """
+    values = dict(values)
+    model_values = dict(values.pop("model", {}))
+    loss_values = dict(values.pop("losses", {}))
+    preset = model_values.pop("preset", None)
+    if preset is not None and preset not in PRESETS:
+        raise UsageError(f"no preset {preset!r} in {where}; there are {', '.join(PRESETS)}")
+    base = (ModelConfig() if preset is None else PRESETS[preset]).to_dict()
+    try:
+        model = config_from_mapping({**base, **model_values})
+    except BadDataError as error:
+        raise UsageError(f"{error} in {where}") from error
+    losses = LossWeights(**_plain(LossWeights, loss_values, where))
+    return Recipe(model=model, losses=losses, **_plain(Recipe, values, where))
+
+
+def load_recipe(config: str | Path, changes: Iterable[str] = ()) -> Recipe:
+    """The recipe of a JSON file, or of that name among the built-in ones, with `key=value` changes.
+
+    Args:
+        config: a path, or a name such as `causal-24khz`.
+        changes: e.g. `lr=5e-4`, `model.encoder_dim=16`, `losses.mel=10`; values are JSON or plain words.
+
+    Raises:
+        UsageError: there is no such config, or it or a change is wrong.
+    """
+    path = Path(config)
+    if not path.is_file():
+        path = CONFIGS / f"{config}.json"
+    if not path.is_file():
+        names = sorted(p.stem for p in CONFIGS.glob("*.json"))
+        raise UsageError(f"no config {str(config)!r}: neither a file nor one of {', '.join(names)}")
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UsageError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UsageError(f"{path}: need a JSON object")
+    for change in changes:
+        _change(values, change)
+    return recipe_from_mapping({"name": path.stem, **values}, str(path))
+
+
+def _change(values: dict[str, Any], change: str) -> None:
+    key, equals, text = change.partition("=")
+    if not equals or not key:
+        raise UsageError(f"{change!r} is no key=value")
+    *folders, last = key.split(".")
+    for folder in folders:
+        inner = values.setdefault(folder, {})
+        if not isinstance(inner, dict):
+            raise UsageError(f"{key}: {folder} has no settings")
+        values = inner
+    try:
+        values[last] = json.loads(text)
+    except ValueError:
+        values[last] = text

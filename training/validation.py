@@ -1,0 +1,68 @@
+"""Metrics on held-out clips while a run goes on: distances, SI-SDR and codebook use at several bitrates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from streamdac.nn import DAC
+
+from . import fastnet
+from .losses import SpectralLosses, level_normalised_l1, si_sdr
+
+
+def _perplexity(codes: Tensor, size: int) -> float:
+    """Effective number of entries in `codes` `[N]`."""
+    p = torch.bincount(codes.flatten().cpu(), minlength=size).double()
+    p = p[p > 0] / p.sum()
+    return float(torch.exp(-(p * p.log()).sum()))
+
+
+@torch.no_grad()
+def held_out_metrics(
+    network: DAC,
+    clips: Iterable[npt.NDArray[np.float32]],
+    codebooks: Sequence[int],
+    spectral: SpectralLosses,
+    *,
+    dtype: torch.dtype = torch.float32,
+) -> dict[str, float]:
+    """Means over clips `[T]`: `mel@K`, `stft@K`, `waveform@K`, `si_sdr@K` per number of codebooks K (0: not quantised), `perplexity`.
+
+    The network is put in eval mode and back.
+    """
+    was_training = network.training
+    network.eval()
+    device = next(network.parameters()).device
+    rows: list[dict[str, float]] = []
+    all_codes: list[Tensor] = []
+    for clip in clips:
+        audio = torch.from_numpy(clip).to(device)[None, None]
+        latent = fastnet.encode(network, network.preprocess(audio), dtype)
+        row: dict[str, float] = {}
+        for count in codebooks:
+            quantised = network.quantizer(latent, count) if count else None
+            z = latent if quantised is None else quantised.z
+            if quantised is not None and count == max(codebooks):
+                all_codes.append(quantised.codes[0])
+            row |= _compare(fastnet.decode(network, z, dtype), audio, spectral, count)
+        rows.append(row)
+    network.train(was_training)
+    metrics = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+    if all_codes:
+        codes = torch.cat(all_codes, dim=1)
+        metrics["perplexity"] = float(np.mean([_perplexity(row, network.config.codebook_size) for row in codes]))
+    return metrics
+
+
+def _compare(estimate: Tensor, audio: Tensor, spectral: SpectralLosses, count: int) -> dict[str, float]:
+    samples = min(estimate.shape[-1], audio.shape[-1])
+    estimate, audio = estimate[..., :samples], audio[..., :samples]
+    mel, stft = cast("tuple[Tensor, Tensor]", spectral(estimate, audio))
+    values = {"mel": mel, "stft": stft, "waveform": level_normalised_l1(estimate, audio), "si_sdr": si_sdr(estimate, audio)}
+    return {f"{name}@{count}": float(value) for name, value in values.items()}
