@@ -18,7 +18,26 @@ if TYPE_CHECKING:
 
 # What libsndfile reads, by suffix; a directory is searched for these.
 SUFFIXES = frozenset(
-    ".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .snd .caf .w64 .rf64 .wave .mat .voc .sd2".split()
+    [
+        ".wav",
+        ".flac",
+        ".ogg",
+        ".oga",
+        ".opus",
+        ".mp3",
+        ".aif",
+        ".aiff",
+        ".aifc",
+        ".au",
+        ".snd",
+        ".caf",
+        ".w64",
+        ".rf64",
+        ".wave",
+        ".mat",
+        ".voc",
+        ".sd2",
+    ]
 )
 _WRITTEN = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".oga": "OGG", ".w64": "W64", ".rf64": "RF64", ".aiff": "AIFF",
             ".aif": "AIFF", ".au": "AU", ".caf": "CAF", ".opus": "OGG", ".mp3": "MP3"}  # fmt: skip
@@ -91,12 +110,13 @@ class FileSink:
 
     def write(self, block: Block) -> None:
         """Out to the file; what does not fit into 16 bits is clipped."""
-        import numpy as np
         import soundfile
 
+        from .wav import pcm16
+
         try:
-            # Rounded here as in a pipe, so that both ways give the same samples.
-            self._file.write(np.clip(np.rint(block * 32768), -32768, 32767).astype(np.int16) if self._pcm else block)
+            # Rounded as in a pipe, so that both ways give the same samples.
+            self._file.write(pcm16(block) if self._pcm else block)
         except soundfile.LibsndfileError as error:
             raise OutputError(f"cannot write {self._file.name}: {error.error_string}") from error
 

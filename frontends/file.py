@@ -49,8 +49,12 @@ def sink(
 
 frontend = Frontend(
     commands={
-        "encode": LazyCommand("streamdac.frontends.encode:encode", "Audio to streams or archives; files, folders, pipes."),
-        "decode": LazyCommand("streamdac.frontends.decode:decode", "Streams or archives to audio; files, folders, pipes."),
+        "encode": LazyCommand(
+            "streamdac.frontends.encode:encode", "Audio to streams or archives; files, folders, pipes."
+        ),
+        "decode": LazyCommand(
+            "streamdac.frontends.decode:decode", "Streams or archives to audio; files, folders, pipes."
+        ),
         "info": LazyCommand("streamdac.frontends.info:info", "What a file or a model is."),
     },
     open_source=open_source,

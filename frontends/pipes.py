@@ -25,7 +25,7 @@ class PcmSource:
 
     def read(self, samples: int) -> Block | None:
         """Up to `samples`, as many as one read of the pipe gives."""
-        frame = self.channels * self._format.bytes
+        frame = self.channels * self._format.width
         if self._left is not None:
             samples = min(samples, self._left)
         while samples > 0:

@@ -30,31 +30,37 @@ class SampleFormat:
     is_float: bool = False
 
     @property
-    def bytes(self) -> int:
-        """Per sample."""
+    def width(self) -> int:
+        """Bytes per sample."""
         return self.bits // 8
 
     def decode(self, data: bytes, channels: int) -> Block:
         """Interleaved samples to `[T, C]` in [-1, 1]."""
         if self.is_float:
-            samples = np.frombuffer(data, "<f4" if self.bits == 32 else "<f8").astype(np.float32)
+            samples: npt.NDArray[np.float32] = np.frombuffer(data, f"<f{self.width}").astype(np.float32)
         elif self.bits == 8:
-            samples = (np.frombuffer(data, np.uint8).astype(np.float32) - 128) / 128
+            samples = (np.frombuffer(data, np.uint8).astype(np.float32) - np.float32(128)) / np.float32(128)
         elif self.bits == 24:
             parts = np.frombuffer(data, np.uint8).reshape(-1, 3)
             wide = np.zeros((len(parts), 4), np.uint8)
             wide[:, 1:] = parts
-            samples = wide.view("<i4")[:, 0].astype(np.float32) / 2.0**31
+            samples = wide.view("<i4")[:, 0].astype(np.float32) / np.float32(2.0**31)
         else:
-            samples = np.frombuffer(data, f"<i{self.bytes}").astype(np.float32) / 2.0 ** (self.bits - 1)
+            samples = np.frombuffer(data, f"<i{self.width}").astype(np.float32) / np.float32(2.0 ** (self.bits - 1))
         return samples.reshape(-1, channels)
 
     def encode(self, block: Block) -> bytes:
         """`[T, C]` in [-1, 1] to interleaved samples; PCM is rounded and clipped."""
         if self.is_float:
-            return np.ascontiguousarray(block, "<f4" if self.bits == 32 else "<f8").tobytes()
+            return block.astype(f"<f{self.width}").tobytes()
         assert self.bits == 16
-        return np.clip(np.rint(block * 32768.0), -32768, 32767).astype("<i2").tobytes()
+        return pcm16(block).astype("<i2").tobytes()
+
+
+def pcm16(block: Block) -> npt.NDArray[np.int16]:
+    """Rounded and clipped to 16 bits: the one way in which files and pipes are written."""
+    rounded: npt.NDArray[np.int16] = np.clip(np.rint(block * np.float32(32768)), -32768, 32767).astype(np.int16)
+    return rounded
 
 
 RAW_FORMATS = {"s16le": SampleFormat(16), "f32le": SampleFormat(32, is_float=True)}
@@ -95,7 +101,7 @@ def read_header(stream: BinaryIO, *, start: bytes = b"") -> WavHeader:
         raise BadDataError("WAV: no fmt chunk before the samples")
     rate, channels, form = found
     # Pipes are written with 0 or the largest number for a length that is not known yet.
-    samples = None if size in (0, UNKNOWN) or size >= UNKNOWN - 64 else size // (form.bytes * channels)
+    samples = None if size in (0, UNKNOWN) or size >= UNKNOWN - 64 else size // (form.width * channels)
     return WavHeader(rate, channels, form, samples)
 
 
@@ -115,7 +121,7 @@ def _parse_format(body: bytes) -> tuple[int, int, SampleFormat]:
 
 def header(sample_rate: int, channels: int, form: SampleFormat, samples: int | None) -> bytes:
     """The 44 bytes before the first sample; lengths are `UNKNOWN` where `samples` is None or does not fit."""
-    frame = channels * form.bytes
+    frame = channels * form.width
     data = UNKNOWN if samples is None or samples * frame + 36 >= UNKNOWN else samples * frame
     riff = UNKNOWN if data == UNKNOWN else data + 36
     kind = _FLOAT if form.is_float else _PCM

@@ -5,6 +5,7 @@ converted. Only `ListOf` differs on the wire: a tuple of dataclasses here, an ar
 """
 
 from dataclasses import dataclass, fields, is_dataclass
+from enum import IntEnum
 from typing import Any, get_type_hints
 
 
@@ -120,5 +121,7 @@ def wire_values(message: object) -> list[object]:
     values = []
     for name, field in declared(type(message)).items():
         value = getattr(message, name)
-        values.append(field.to_wire(value) if isinstance(field, ListOf) else value)
+        if isinstance(field, ListOf):
+            value = field.to_wire(value)
+        values.append(int(value) if isinstance(value, IntEnum) else value)
     return values

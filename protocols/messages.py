@@ -232,6 +232,7 @@ class Stats:
     burst: Count  # the longest run of lost packets
     late: Count  # came too late to be played
     jitter: Micros  # RFC 3550's interarrival jitter
+    queued: Micros  # by which the fastest of these packets was slower than the fastest of the last minute
     buffered: Micros  # delay of the jitter buffer
     round_trip: Micros  # 0 while unknown
 

@@ -1,8 +1,9 @@
 """Coarse codebooks of the previous frames ride in each packet, so that a lost packet comes back at lower quality.
 
-The redundancy field of a packet that begins at frame f: a byte n (frames, 1 to 64), a byte k (codebooks, 1 to 64), then
-the codes `[k, C, n]` of the frames f - n to f - 1, packed as a payload is. An empty field means none. Residual codebooks
-make this cheap: the first one or two alone are a coarser version of the same sound.
+The redundancy field of a packet that begins at frame f: a byte n (frames, 1 to 64), a byte k (codebooks, 1 to 64), the
+codes `[k, C, n]` of the frames f - n to f - 1, packed as a payload is. An empty field means none. Residual codebooks
+make this cheap: the first one or two alone are a coarser version of the same sound. To make up for one lost packet, n
+must be at least its frames.
 """
 
 from collections import deque
@@ -38,7 +39,7 @@ class Redundancy:
         """Carry so many codebooks of so many frames from now on; bounded by the model and by what fits."""
         if not (0 <= frames <= MAX_FRAMES and 0 <= codebooks <= MAX_CODEBOOKS):
             raise UsageError(
-                f"got redundancy of {frames} frames, {codebooks} codebooks, need 0 to {MAX_FRAMES}, 0 to {MAX_CODEBOOKS}"
+                f"got redundancy of {frames} frames, {codebooks} codebooks, need 0 to {MAX_FRAMES} and {MAX_CODEBOOKS}"
             )
         self.codebooks = min(codebooks, self.layout.codebooks)
         self.frames = min(frames, most_frames(self.layout, self.codebooks)) if self.codebooks else 0
@@ -84,7 +85,7 @@ def check_field(layout: Layout, packet: Packet) -> tuple[int, int]:
 
 
 def recover(layout: Layout, packet: Packet) -> tuple[int, CodeArray] | None:
-    """First frame and codes `[k, C, n]` of the frames before a packet, as its redundancy has them; None if it has none."""
+    """First frame and codes `[k, C, n]` of the frames before a packet, from its redundancy; None if it has none."""
     frames, codebooks = check_field(layout, packet)
     if not frames:
         return None

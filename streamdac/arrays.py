@@ -36,7 +36,9 @@ def audio_tensor(audio: Array, batch: int | None, device: torch.device) -> tuple
     return tensor.transpose(1, 2), is_numpy
 
 
-def codes_tensor(codes: Array, batch: int | None, n_codebooks: int, size: int, device: torch.device) -> tuple[Tensor, bool]:
+def codes_tensor(
+    codes: Array, batch: int | None, n_codebooks: int, size: int, device: torch.device
+) -> tuple[Tensor, bool]:
     """Codes `[K, F]` or `[B, K, F]` as int64 `[B, F, K]` on `device`, and whether they came as numpy.
 
     -1 marks an unused codebook; those come last in a frame.

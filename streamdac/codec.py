@@ -30,7 +30,9 @@ class Codec:
         name: for display and for the header of streams.
     """
 
-    def __init__(self, network: DAC, *, device: str | torch.device = "cpu", engine: str = "auto", name: str = "model") -> None:
+    def __init__(
+        self, network: DAC, *, device: str | torch.device = "cpu", engine: str = "auto", name: str = "model"
+    ) -> None:
         self.name = name
         self.plan: Plan = build_plan(network)
         self.executor: Executor = make_executor(self.plan, device=device, engine=engine)

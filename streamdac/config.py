@@ -65,7 +65,9 @@ class ModelConfig:
             if not good or not 1 <= len(rates) <= _MAX_STAGES:
                 raise UsageError(f"{name} is {rates!r}, need 1 to {_MAX_STAGES} integers from 1 to {_MAX_STRIDE}")
         if math.prod(self.encoder_rates) != math.prod(self.decoder_rates):
-            raise UsageError(f"encoder hop {math.prod(self.encoder_rates)} != decoder hop {math.prod(self.decoder_rates)}")
+            raise UsageError(
+                f"encoder hop {math.prod(self.encoder_rates)} != decoder hop {math.prod(self.decoder_rates)}"
+            )
         if self.decoder_dim >> len(self.decoder_rates) < 1:
             raise UsageError(f"decoder_dim {self.decoder_dim} cannot be halved {len(self.decoder_rates)} times")
         if not 0.0 <= self.quantizer_dropout <= 1.0:
@@ -99,7 +101,9 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain types only, for JSON and weights metadata."""
-        return {key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()}
+        return {
+            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+        }
 
 
 def config_from_mapping(values: Mapping[str, Any], *, default_padding: str = CENTRED) -> ModelConfig:

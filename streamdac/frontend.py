@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from .errors import FrontendUnavailable, UsageError
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     Block = npt.NDArray[np.float32]  # [T, C], in [-1, 1]
 
 GROUP = "streamdac.frontends"
+Opener = TypeVar("Opener")
 
 
 class Source(Protocol):
@@ -131,10 +132,14 @@ def load(name: str) -> Frontend:
     try:
         frontend = found[0].load()
     except Exception as error:  # an outsider's module may fail in any way
-        missing = f"needs {error.name}" if isinstance(error, ImportError) and error.name else f"cannot be loaded: {error}"
+        missing = (
+            f"needs {error.name}" if isinstance(error, ImportError) and error.name else f"cannot be loaded: {error}"
+        )
         raise FrontendUnavailable(f"frontend {name!r} {missing} (entry point {found[0].value})") from error
     if not isinstance(frontend, Frontend):
-        raise FrontendUnavailable(f"frontend {name!r} is a {type(frontend).__name__}, need a streamdac.frontend.Frontend")
+        raise FrontendUnavailable(
+            f"frontend {name!r} is a {type(frontend).__name__}, need a streamdac.frontend.Frontend"
+        )
     return frontend
 
 
@@ -159,7 +164,7 @@ def open_sink(spec: str, *, sample_rate: int, channels: int, force: bool = False
     return opener(rest, sample_rate=sample_rate, channels=channels, force=force)
 
 
-def _resolve(spec: str, part: Callable[[Frontend], Any]) -> tuple[str, str, Any]:
+def _resolve(spec: str, part: Callable[[Frontend], Opener | None]) -> tuple[str, str, Opener | None]:
     name, colon, rest = spec.partition(":")
     if spec in _entries() and spec != "file":  # `null` as well as `null:`
         return spec, "", part(load(spec))

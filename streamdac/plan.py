@@ -16,7 +16,16 @@ import torch
 from torch import Tensor, nn
 
 from .config import ModelConfig
-from .nn.layers import SNAKE_EPS, Conv, ConvGeometry, ConvTranspose, ResidualUnit, Snake, TransposeGeometry, fold_weight_norm
+from .nn.layers import (
+    SNAKE_EPS,
+    Conv,
+    ConvGeometry,
+    ConvTranspose,
+    ResidualUnit,
+    Snake,
+    TransposeGeometry,
+    fold_weight_norm,
+)
 from .nn.network import DAC
 from .nn.quantizer import ResidualQuantizer, VectorQuantizer
 
@@ -226,8 +235,7 @@ def _flatten(layers: nn.Module, padded: bool) -> list[Op]:
                 body = _flatten(layer.block, padded)
                 convs = [op.geometry for op in body if isinstance(op, ConvOp)]
                 lost = sum(g.window - 1 - g.left - g.right for g in convs)
-                channels = layer.block[0].alpha.shape[1]
-                ops += [SplitOp(channels, lost // 2), *body, JoinOp()]
+                ops += [SplitOp(layer.channels, lost // 2), *body, JoinOp()]
             case _:  # a block: its layers in order
                 ops += _flatten(layer, padded)
     return ops

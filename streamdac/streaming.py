@@ -60,7 +60,9 @@ class _Stream:
         if bool(active.all()):
             return None
         if not self.plan.config.causal:
-            raise UsageError(f"{int((~active).sum())} of {self.batch} rows idle: a centred model steps all rows together")
+            raise UsageError(
+                f"{int((~active).sum())} of {self.batch} rows idle: a centred model steps all rows together"
+            )
         return active.nonzero()[:, 0].to(self._executor.device)
 
     def state_dict(self) -> dict[str, Any]:
@@ -83,16 +85,27 @@ class _Stream:
         """
         try:
             if saved["fingerprint"] != self.plan.fingerprint.hex():
-                raise ModelMismatchError(f"state of model {saved['fingerprint'][:16]}, this is {self.plan.fingerprint.hex()[:16]}")
+                raise ModelMismatchError(
+                    f"state of model {saved['fingerprint'][:16]}, this is {self.plan.fingerprint.hex()[:16]}"
+                )
             if saved["kind"] != self.kind or saved["batch"] != self.batch:
-                raise BadDataError(f"state of a {saved['kind']} of {saved['batch']} rows, this is a {self.kind} of {self.batch}")
+                raise BadDataError(
+                    f"state of a {saved['kind']} of {saved['batch']} rows, this is a {self.kind} of {self.batch}"
+                )
             buffers, drops = list(saved["buffers"]), [int(drop) for drop in saved["drops"]]
         except (KeyError, TypeError, ValueError) as error:
             raise BadDataError(f"not a stream's state: {error}") from error
         fresh = self._fresh()
-        good = len(buffers) == len(fresh.buffers) and len(drops) == len(fresh.drops) and all(drop >= 0 for drop in drops)
+        good = (
+            len(buffers) == len(fresh.buffers) and len(drops) == len(fresh.drops) and all(drop >= 0 for drop in drops)
+        )
         for new, old in zip(buffers, fresh.buffers, strict=False):
-            good = good and isinstance(new, Tensor) and new.dim() == 3 and (new.shape[0], new.shape[2]) == (old.shape[0], old.shape[2])
+            good = (
+                good
+                and isinstance(new, Tensor)
+                and new.dim() == 3
+                and (new.shape[0], new.shape[2]) == (old.shape[0], old.shape[2])
+            )
         if not good:
             raise BadDataError("not a state of this model: its buffers do not fit")
         self._state = State([buffer.to(self._executor.device, torch.float32, copy=True) for buffer in buffers], drops)
@@ -146,7 +159,9 @@ class StreamEncoder(_Stream):
             return give_back(self._push_one(x).transpose(1, 2), self._as_numpy)
         hop = self.plan.config.hop_length
         if x.shape[1] % hop:
-            raise ChunkSizeError(f"got {x.shape[1]} samples, need a multiple of {hop} where batch is {self.batch} or rows may idle")
+            raise ChunkSizeError(
+                f"got {x.shape[1]} samples, need a multiple of {hop} where batch is {self.batch} or rows may idle"
+            )
         return give_back(self._push_rows(x, _active_mask(active, self.batch)).transpose(1, 2), self._as_numpy)
 
     def _push_one(self, x: Tensor) -> Tensor:
@@ -237,7 +252,9 @@ class StreamDecoder(_Stream):
             UsageError: wrong shape or dtype, codes out of range, or a row idle in some of the frames only.
         """
         config = self.plan.config
-        x, self._as_numpy = codes_tensor(codes, self.batch, config.n_codebooks, config.codebook_size, self._executor.device)
+        x, self._as_numpy = codes_tensor(
+            codes, self.batch, config.n_codebooks, config.codebook_size, self._executor.device
+        )
         used = x[:, :, 0] >= 0
         active = used.any(dim=1) if x.shape[1] else torch.ones(self.batch, dtype=torch.bool)
         if not bool((used == active[:, None].to(used.device)).all()):
@@ -301,5 +318,3 @@ def _active_mask(active: Array | None, batch: int) -> Tensor:
     if mask.dtype != torch.bool or mask.shape != (batch,):
         raise UsageError(f"active is {mask.dtype} {tuple(mask.shape)}, need bool [{batch}]")
     return mask
-
-

@@ -5,11 +5,13 @@ A streaming convolution is a matrix product over contiguous windows, so one hop 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import torch
 from torch import Tensor
 
 from .executor import State
-from .plan import ConvOp, JoinOp, Op, Part, Plan, Quantizer, SnakeOp, SplitOp, TanhOp, TransposeOp
+from .plan import ConvOp, JoinOp, Op, Plan, Quantizer, SnakeOp, SplitOp, TanhOp, TransposeOp
 
 _BLOCK_SAMPLES = 1 << 15  # PCM samples (all rows) run through the network at once: bounds memory, keeps work in cache
 
@@ -27,8 +29,8 @@ class TorchExecutor:
     def __init__(self, plan: Plan, device: torch.device | str = "cpu") -> None:
         self.plan = plan
         self.device = torch.device(device)
-        self._encoder = _to_device(plan.encoder, self.device)
-        self._decoder = _to_device(plan.decoder, self.device)
+        self._encoder = [_compiled(op, self.device) for op in plan.encoder.ops]
+        self._decoder = [_compiled(op, self.device) for op in plan.decoder.ops]
         self._quantizer = _quantizer_to(plan.quantizer, self.device)
 
     def fresh_encoder(self, batch: int) -> State:
@@ -67,15 +69,17 @@ def search(quantizer: Quantizer, z: Tensor, depths: Tensor | int) -> Tensor:
     """Latents `[B, F, D]` to codes `[B, F, K]`: K the deepest of `depths` (one for all or `[B]`), -1 beyond a row's own."""
     batch, frames, _ = z.shape
     deepest = depths if isinstance(depths, int) else int(depths.max())
-    codes = torch.empty(batch * frames, deepest, dtype=torch.int64, device=z.device)
     d = quantizer.rows.shape[2]
     left = torch.addmm(quantizer.in_bias, z.reshape(batch * frames, z.shape[2]), quantizer.in_weight)
+    chosen = []
+    directions, entries = quantizer.directions.unbind(), quantizer.rows.unbind()
     for k in range(deepest):
-        index = (left[:, :d] @ quantizer.directions[k]).argmax(dim=1)
-        codes[:, k] = index
+        index = (left[:, :d] @ directions[k]).argmax(dim=1)
+        chosen.append(index)
         if k + 1 < deepest:
-            left = torch.addmm(left[:, d:], quantizer.rows[k].index_select(0, index), quantizer.cross[k], alpha=-1)
-    codes = codes.view(batch, frames, deepest)
+            rows = entries[k].index_select(0, index)
+            left = torch.addmm(left[:, d:], rows, quantizer.cross[k], alpha=-1)
+    codes = torch.stack(chosen, dim=1).view(batch, frames, deepest)
     if not isinstance(depths, int):
         codes.masked_fill_(torch.arange(deepest, device=z.device) >= depths.to(z.device)[:, None, None], -1)
     return codes
@@ -86,103 +90,136 @@ def lookup(quantizer: Quantizer, codes: Tensor) -> Tensor:
     batch, frames, depth = codes.shape
     used = codes >= 0
     flat = (codes.clamp(min=0) + torch.arange(depth, device=codes.device) * quantizer.codebook_size).reshape(-1)
-    rows = quantizer.rows.view(-1, quantizer.rows.shape[2]).index_select(0, flat).view(batch * frames, depth, quantizer.rows.shape[2])
-    rows = rows * used.reshape(batch * frames, depth, 1)
-    z = rows.reshape(batch * frames, depth * rows.shape[2]) @ quantizer.out_weight[: depth * rows.shape[2]]
-    z += quantizer.out_bias.index_select(0, used.sum(dim=2).reshape(-1))
-    return z.view(batch, frames, z.shape[1])
+    d = quantizer.rows.shape[2]
+    rows = quantizer.rows.view(-1, d).index_select(0, flat).view(batch, frames, depth, d) * used[..., None]
+    z = rows.reshape(batch, frames, depth * d) @ quantizer.out_weight[: depth * d]
+    return z + quantizer.out_bias[used.sum(dim=2)]
 
 
-def _run(part: Part, state: State, x: Tensor, last: bool) -> Tensor:
-    slot = 0
-    splits: list[int] = []
-    for op in part.ops:
-        match op:
-            case ConvOp():
-                x = _conv(op, state, slot, x, last)
-                slot += 1
-            case SnakeOp():
-                x = torch.addcmul(x, torch.sin(x * op.alpha).square_(), op.inverse)
-            case SplitOp():
-                _split(state, slot, x)
-                splits.append(slot)
-                slot += 1
-            case JoinOp():
-                x = _join(state, splits.pop(), x)
-            case TransposeOp():
-                x = _transpose(op, state, slot, x, last)
-                slot += 1
-            case TanhOp():
-                x = torch.tanh(x)
+def _run(steps: Sequence[_Step], state: State, x: Tensor, last: bool) -> Tensor:
+    cursor = _Cursor()
+    for step in steps:
+        x = step(state, cursor, x, last)
     return x
 
 
-def _conv(op: ConvOp, state: State, slot: int, x: Tensor, last: bool) -> Tensor:
+class _Cursor:
+    """Which buffer of the state comes next, and the splits that wait for their join."""
+
+    __slots__ = ("slot", "splits")
+
+    def __init__(self) -> None:
+        self.slot = 0
+        self.splits: list[int] = []
+
+    def take(self) -> int:
+        self.slot += 1
+        return self.slot - 1
+
+
+_Step = Callable[[State, _Cursor, Tensor, bool], Tensor]
+
+
+def _compiled(op: Op, device: torch.device) -> _Step:
+    """One operation as a function, with weights where and how they are used: little Python is left for each hop."""
+    match op:
+        case ConvOp():
+            return _conv(op, device)
+        case TransposeOp():
+            return _transpose(op, device)
+        case SnakeOp():
+            return _snake(op, device)
+        case SplitOp():
+            return _split
+        case JoinOp():
+            return _join
+        case TanhOp():
+            return lambda state, cursor, x, last: torch.tanh(x)
+
+
+def _snake(op: SnakeOp, device: torch.device) -> _Step:
+    alpha, inverse = op.alpha.to(device), op.inverse.to(device)
+    return lambda state, cursor, x, last: torch.addcmul(x, (x * alpha).sin_().square_(), inverse)
+
+
+def _conv(op: ConvOp, device: torch.device) -> _Step:
     g = op.geometry
     k, c_in, c_out = op.weight.shape
-    if last and g.right:
-        x = torch.cat([x, x.new_zeros(x.shape[0], g.right, c_in)], dim=1)
-    if state.buffers[slot].shape[1]:
-        x = torch.cat([state.buffers[slot], x], dim=1)
-    batch, samples, _ = x.shape
-    outputs = max(0, (samples - g.window) // g.stride + 1)
-    state.buffers[slot] = x[:, outputs * g.stride :]
-    if not outputs:
-        return x.new_zeros(batch, 0, c_out)
-    if k == 1 and g.stride == 1:
-        return torch.addmm(op.bias, x.reshape(-1, c_in), op.weight[0]).view(batch, outputs, c_out)
-    x = x.contiguous()
-    shape, step = (batch, outputs, k, c_in), (x.stride(0), g.stride * c_in, g.dilation * c_in, 1)
-    windows = x.as_strided(shape, step).reshape(batch * outputs, k * c_in)
-    return torch.addmm(op.bias, windows, op.weight.view(k * c_in, c_out)).view(batch, outputs, c_out)
+    weight = op.weight.reshape(k * c_in, c_out).to(device)
+    bias = op.bias.to(device)
+    across, along = g.stride * c_in, g.dilation * c_in
+
+    def step(state: State, cursor: _Cursor, x: Tensor, last: bool) -> Tensor:
+        slot = cursor.take()
+        if last and g.right:
+            x = torch.cat([x, x.new_zeros(x.shape[0], g.right, c_in)], dim=1)
+        kept = state.buffers[slot]
+        if kept.shape[1]:
+            x = torch.cat([kept, x], dim=1)
+        batch, samples, _ = x.shape
+        outputs = max(0, (samples - g.window) // g.stride + 1)
+        state.buffers[slot] = x[:, outputs * g.stride :]
+        if not outputs:
+            return x.new_zeros(batch, 0, c_out)
+        x = x.contiguous()
+        if batch == 1 and g.dilation == 1:  # windows overlap: a view of the buffer is enough
+            windows = x.as_strided((outputs, k * c_in), (across, 1))
+        else:
+            windows = x.as_strided((batch, outputs, k, c_in), (samples * c_in, across, along, 1))
+            windows = windows.reshape(batch * outputs, k * c_in)
+        return torch.addmm(bias, windows, weight).view(batch, outputs, c_out)
+
+    return step
 
 
-def _transpose(op: TransposeOp, state: State, slot: int, x: Tensor, last: bool) -> Tensor:
+def _transpose(op: TransposeOp, device: torch.device) -> _Step:
     g = op.geometry
     c_in, width = op.weight.shape[1:]
-    if last:
-        x = torch.cat([x, x.new_zeros(x.shape[0], 1, c_in)], dim=1)
-    x = torch.cat([state.buffers[slot], x], dim=1)
-    batch, frames = x.shape[0], x.shape[1] - 1
-    state.buffers[slot] = x[:, frames:]
-    if not frames:
-        return x.new_zeros(batch, 0, width // g.stride)
-    windows = x.as_strided((batch, frames, 2 * c_in), (x.stride(0), c_in, 1)).reshape(batch * frames, 2 * c_in)
-    y = torch.addmm(op.bias, windows, op.weight.view(2 * c_in, width)).view(batch, frames * g.stride, width // g.stride)
-    dropped = min(state.drops[slot], y.shape[1])
-    state.drops[slot] -= dropped
-    if last:
-        return y[:, dropped : max(dropped, y.shape[1] - g.trim_right)]
-    return y[:, dropped:] if dropped else y
+    weight = op.weight.reshape(2 * c_in, width).to(device)
+    bias = op.bias.to(device)
+
+    def step(state: State, cursor: _Cursor, x: Tensor, last: bool) -> Tensor:
+        slot = cursor.take()
+        parts = [state.buffers[slot], x]
+        if last:
+            parts.append(x.new_zeros(x.shape[0], 1, c_in))
+        x = torch.cat(parts, dim=1)
+        batch, frames = x.shape[0], x.shape[1] - 1
+        state.buffers[slot] = x[:, frames:]
+        if not frames:
+            return x.new_zeros(batch, 0, width // g.stride)
+        windows = x.as_strided((batch, frames, 2 * c_in), ((frames + 1) * c_in, c_in, 1))
+        windows = windows.reshape(batch * frames, 2 * c_in)
+        y = torch.addmm(bias, windows, weight).view(batch, frames * g.stride, width // g.stride)
+        dropped = min(state.drops[slot], y.shape[1])
+        state.drops[slot] -= dropped
+        if last:
+            return y[:, dropped : max(dropped, y.shape[1] - g.trim_right)]
+        return y[:, dropped:] if dropped else y
+
+    return step
 
 
-def _split(state: State, slot: int, x: Tensor) -> None:
-    dropped = min(state.drops[slot], x.shape[1])
-    state.drops[slot] -= dropped
-    x = x[:, dropped:]
-    kept = state.buffers[slot]
-    state.buffers[slot] = torch.cat([kept, x], dim=1) if kept.shape[1] else x
+def _split(state: State, cursor: _Cursor, x: Tensor, last: bool) -> Tensor:
+    slot = cursor.take()
+    cursor.splits.append(slot)
+    kept, skip = state.buffers[slot], x
+    if state.drops[slot]:
+        dropped = min(state.drops[slot], x.shape[1])
+        state.drops[slot] -= dropped
+        skip = x[:, dropped:]
+    state.buffers[slot] = torch.cat([kept, skip], dim=1) if kept.shape[1] else skip
+    return x
 
 
-def _join(state: State, slot: int, x: Tensor) -> Tensor:
-    kept = state.buffers[slot]
-    state.buffers[slot] = kept[:, x.shape[1] :]
-    return x + kept[:, : x.shape[1]]
-
-
-def _to_device(part: Part, device: torch.device) -> Part:
-    def moved(op: Op) -> Op:
-        match op:
-            case ConvOp():
-                return ConvOp(op.geometry, op.weight.to(device), op.bias.to(device))
-            case TransposeOp():
-                return TransposeOp(op.geometry, op.weight.to(device), op.bias.to(device))
-            case SnakeOp():
-                return SnakeOp(op.alpha.to(device), op.inverse.to(device))
-            case _:
-                return op
-
-    return Part(tuple(moved(op) for op in part.ops), part.c_in, part.c_out)
+def _join(state: State, cursor: _Cursor, x: Tensor, last: bool) -> Tensor:
+    slot = cursor.splits.pop()
+    kept, samples = state.buffers[slot], x.shape[1]
+    if kept.shape[1] == samples:
+        state.buffers[slot] = kept[:, samples:]
+        return x + kept
+    state.buffers[slot] = kept[:, samples:]
+    return x + kept[:, :samples]
 
 
 def _quantizer_to(quantizer: Quantizer, device: torch.device) -> Quantizer:

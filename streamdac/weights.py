@@ -60,7 +60,9 @@ def load_weights(path: str | Path) -> Weights:
     return _load_safetensors(path) if path.suffix == ".safetensors" else _load_official(path)
 
 
-def save_weights(path: str | Path, weights: Weights, *, dtype: torch.dtype = torch.float16, force: bool = False) -> None:
+def save_weights(
+    path: str | Path, weights: Weights, *, dtype: torch.dtype = torch.float16, force: bool = False
+) -> None:
     """Write safetensors whole or not at all; fp16 unless asked otherwise.
 
     Raises:

@@ -60,9 +60,17 @@ def _from_index(index: Path, split: str) -> list[AudioFile] | None:
         if not {"path", "kind", "package", "group", "seconds", "split"} <= set(rows.fieldnames or ()):
             return None
         try:
-            return [AudioFile(index.parent / row["path"], row["kind"], f"{row['package']}/{row['group']}",
-                              float(row["seconds"]), int(row.get("bandwidth_hz") or 0) or None)
-                    for row in rows if row["split"] == split]
+            return [
+                AudioFile(
+                    index.parent / row["path"],
+                    row["kind"],
+                    f"{row['package']}/{row['group']}",
+                    float(row["seconds"]),
+                    int(row.get("bandwidth_hz") or 0) or None,
+                )
+                for row in rows
+                if row["split"] == split
+            ]
         except (TypeError, ValueError) as error:
             raise BadDataError(f"{index}: line {rows.line_num}: {error}") from error
 
@@ -81,8 +89,10 @@ def _from_folder(folder: Path) -> list[AudioFile]:
     if unreadable:
         _log.warning("%s: %d of %d files cannot be read, e.g. %s", folder, len(unreadable), len(paths), unreadable[0])
     if not found:
-        raise NoInputError(f"{folder}: no audio in it ({len(paths)} files named {', '.join(SUFFIXES)}, "
-                           f"{len(unreadable)} of them unreadable)")
+        raise NoInputError(
+            f"{folder}: no audio in it ({len(paths)} files named {', '.join(SUFFIXES)}, "
+            f"{len(unreadable)} of them unreadable)"
+        )
     return found
 
 

@@ -28,13 +28,16 @@ def _set_weight(layer: Conv, weight: Tensor, bias: Tensor) -> None:
 
 
 @torch.no_grad()
-def normalise_latent(network: DAC, latents: Tensor) -> Tensor:
+def normalise_latent(network: DAC, latents: Tensor, whiten: float = 1.0) -> Tensor:
     """Fold mean and deviation of `latents` `[N, D]` into the encoder's last layer, and back out in the decoder's first.
 
-    Returns the latents as the changed encoder gives them. Decoded audio is unchanged but for the edge where the
-    decoder's first convolution pads with zeros.
+    With `whiten` below 1 the deviations are raised to that power, and all scaled alike to a mean variance of 1. Returns the
+    latents as the changed encoder gives them. Decoded audio is unchanged but for the edge where the decoder's first
+    convolution pads with zeros.
     """
     mean, deviation = latents.mean(0), latents.std(0).clamp_min(1e-4)
+    scale = (deviation ** (1 - whiten)).square().mean().sqrt()
+    deviation = deviation**whiten * scale
     last, first = cast(Conv, network.encoder.block[-1]), cast(Conv, network.decoder.model[0])
     _set_weight(last, last.weight / deviation[:, None, None], (last.bias - mean) / deviation)
     shift = (first.weight.sum(2) * mean).sum(1)

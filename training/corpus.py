@@ -161,8 +161,13 @@ def write_lists(destination: Path) -> None:
 @click.option("--rate", default=24_000, show_default=True, help="Sample rate of the corpus, Hz: the model's.")
 @click.option("--only", multiple=True, metavar="NAME", help="Only this package (may be repeated).")
 @click.option("--kind", "kinds", default=",".join(KINDS), show_default=True, help="Kinds, with commas between.")
-@click.option("--extra", multiple=True, type=click.Path(path_type=Path), metavar="FOLDER",
-              help="Also take in this folder of speech; speaker = name before the first '-'; valid-* is held out.")
+@click.option(
+    "--extra",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Also take in this folder of speech; speaker = name before the first '-'; valid-* is held out.",
+)
 def corpus_command(destination: Path, rate: int, only: tuple[str, ...], kinds: str, extra: tuple[Path, ...]) -> None:
     """Fetch free audio from Debian packages into DESTINATION, ready to train on.
 

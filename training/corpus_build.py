@@ -176,8 +176,17 @@ def _write_group(
         path = folder / f"{number:03d}.flac"
         soundfile.write(stage / path, np.rint(audio * 32767).astype(np.int16), entry.rate, subtype="PCM_16")
         bands = bands + power_spectrum(audio, entry.rate)
-        rows.append({"path": path.as_posix(), "kind": entry.kind, "package": entry.package, "group": group,
-                     "seconds": round(len(audio) / entry.rate, 3), "split": split, "clips": names})
+        rows.append(
+            {
+                "path": path.as_posix(),
+                "kind": entry.kind,
+                "package": entry.package,
+                "group": group,
+                "seconds": round(len(audio) / entry.rate, 3),
+                "split": split,
+                "clips": names,
+            }
+        )
     bandwidth = entry.band(group) or cliff(bands) or ""
     return [row | {"bandwidth_hz": bandwidth} for row in rows]
 

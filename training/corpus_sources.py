@@ -51,29 +51,33 @@ def split_of(package: str, group: str) -> str:
 
 # Whole languages are held out wherever one contributor may have spoken for several packages: Italian, Danish, Polish
 # appear in training nowhere. (Allison speaks both English and Spanish for Asterisk, so she cannot be held out in one.)
-TEST = frozenset({
-    "asterisk-core-sounds-it-g722/it_IT_m_Carlo",
-    "colobot-common-sounds/*",  # music
-    "hedgewars-data/Default_pl",
-    "hedgewars-data/Russian_pl",
-    "klettres-data/ar",
-    "klettres-data/da",
-    "klettres-data/en_GB",
-    "klettres-data/hu",
-    "klettres-data/it",
-    "klettres-data/nds",
-    "klettres-data/pt_BR",
-    "ktuberling-data/da",
-    "ktuberling-data/sl",
-    "tuxpaint-stamps-default/da",
-})
-VALID = frozenset({
-    "klettres-data/he",
-    "klettres-data/nb",
-    "ktuberling-data/gl",
-    "ktuberling-data/wa",
-    "ktuberling-data/ga",
-})
+TEST = frozenset(
+    {
+        "asterisk-core-sounds-it-g722/it_IT_m_Carlo",
+        "colobot-common-sounds/*",  # music
+        "hedgewars-data/Default_pl",
+        "hedgewars-data/Russian_pl",
+        "klettres-data/ar",
+        "klettres-data/da",
+        "klettres-data/en_GB",
+        "klettres-data/hu",
+        "klettres-data/it",
+        "klettres-data/nds",
+        "klettres-data/pt_BR",
+        "ktuberling-data/da",
+        "ktuberling-data/sl",
+        "tuxpaint-stamps-default/da",
+    }
+)
+VALID = frozenset(
+    {
+        "klettres-data/he",
+        "klettres-data/nb",
+        "ktuberling-data/gl",
+        "ktuberling-data/wa",
+        "ktuberling-data/ga",
+    }
+)
 
 _ASTERISK = {
     "en": ("en_US_f_Allison", "CC-BY-SA-3.0"),
@@ -89,52 +93,142 @@ _STAMPS = "usr/share/tuxpaint/stamps/"
 _FISH = r"/[^/-]+-([mv])-[^/]*$"  # the two main characters are one actor each; everybody else is in "other"
 
 SPEECH = (
-    Source("tuxpaint-stamps-default", "speech", "GPL-2 (or later)", (_STAMPS + "**/*_desc*.ogg",),
-           group=r"_desc_([a-z]+)\.", rest="en", bandwidth={"ca": 7500, "el": 7500}),
-    Source("fillets-ng-data-cs", "speech", "GPL-2", (_GAMES + "fillets-ng/sound/**/cs/*.ogg",),
-           group=_FISH, rest="other", bandwidth={"*": 11000}),
-    Source("fillets-ng-data-nl", "speech", "GPL-2", (_GAMES + "fillets-ng/sound/**/nl/*.ogg",),
-           group=_FISH, rest="other", bandwidth={"*": 7500}),
-    Source("klettres-data", "speech", "GPL-2+", (_LETTRES + "*/alpha/*.ogg", _LETTRES + "*/syllab/*.ogg"),
-           group=r"klettres/([^/]+)/", skip=r"klettres/tn/",  # tn decodes to seven times full scale
-           bandwidth={"es": 7000, "nl": 9500, "da": 9500}),
-    Source("ktuberling-data", "speech", "GPL-2+", tuple(_POTATO + f"*/*.{e}" for e in ("ogg", "wav", "opus")),
-           group=r"sounds/([^/]+)/", skip=r"sounds/sr@",  # the same recordings as sr
-           bandwidth={"ca": 11000, "nn": 12000, "sr": 11000}),
-    Source("hedgewars-data", "speech", "GFDL-1.3", (_VOICES + "*/*.ogg",),
-           group=r"voices/([^/]+)/", skip=r"voices/Robot/"),
-    Source("gcin-voice", "speech", "3: GPL-3 or LGPL-3; 5: CC-BY-3.0",
-           ("usr/share/gcin-voice/ogg/*/3.ogg", "usr/share/gcin-voice/ogg/*/5.ogg"), group=r"/([35])\.ogg$"),
-    *(Source(f"asterisk-core-sounds-{language}-g722", "speech", licence,
-             (f"usr/share/asterisk/sounds/{voice}/**/*.g722",),
-             group=r"sounds/([^/]+)/", skip=r"/silence/", bandwidth={"*": 7000})
-      for language, (voice, licence) in _ASTERISK.items()),
+    Source(
+        "tuxpaint-stamps-default",
+        "speech",
+        "GPL-2 (or later)",
+        (_STAMPS + "**/*_desc*.ogg",),
+        group=r"_desc_([a-z]+)\.",
+        rest="en",
+        bandwidth={"ca": 7500, "el": 7500},
+    ),
+    Source(
+        "fillets-ng-data-cs",
+        "speech",
+        "GPL-2",
+        (_GAMES + "fillets-ng/sound/**/cs/*.ogg",),
+        group=_FISH,
+        rest="other",
+        bandwidth={"*": 11000},
+    ),
+    Source(
+        "fillets-ng-data-nl",
+        "speech",
+        "GPL-2",
+        (_GAMES + "fillets-ng/sound/**/nl/*.ogg",),
+        group=_FISH,
+        rest="other",
+        bandwidth={"*": 7500},
+    ),
+    Source(
+        "klettres-data",
+        "speech",
+        "GPL-2+",
+        (_LETTRES + "*/alpha/*.ogg", _LETTRES + "*/syllab/*.ogg"),
+        group=r"klettres/([^/]+)/",
+        skip=r"klettres/tn/",  # tn decodes to seven times full scale
+        bandwidth={"es": 7000, "nl": 9500, "da": 9500},
+    ),
+    Source(
+        "ktuberling-data",
+        "speech",
+        "GPL-2+",
+        tuple(_POTATO + f"*/*.{e}" for e in ("ogg", "wav", "opus")),
+        group=r"sounds/([^/]+)/",
+        skip=r"sounds/sr@",  # the same recordings as sr
+        bandwidth={"ca": 11000, "nn": 12000, "sr": 11000},
+    ),
+    Source(
+        "hedgewars-data", "speech", "GFDL-1.3", (_VOICES + "*/*.ogg",), group=r"voices/([^/]+)/", skip=r"voices/Robot/"
+    ),
+    Source(
+        "gcin-voice",
+        "speech",
+        "3: GPL-3 or LGPL-3; 5: CC-BY-3.0",
+        ("usr/share/gcin-voice/ogg/*/3.ogg", "usr/share/gcin-voice/ogg/*/5.ogg"),
+        group=r"/([35])\.ogg$",
+    ),
+    *(
+        Source(
+            f"asterisk-core-sounds-{language}-g722",
+            "speech",
+            licence,
+            (f"usr/share/asterisk/sounds/{voice}/**/*.g722",),
+            group=r"sounds/([^/]+)/",
+            skip=r"/silence/",
+            bandwidth={"*": 7000},
+        )
+        for language, (voice, licence) in _ASTERISK.items()
+    ),
 )
 
 MUSIC = (
-    Source("warzone2100-music", "music", "CC-BY-SA-3.0 or GPL-2+ (original soundtrack, track3_enhanced: GPL-2+)",
-           (_GAMES + "warzone2100/music/**/*.opus",), seconds_per_file=80),
+    Source(
+        "warzone2100-music",
+        "music",
+        "CC-BY-SA-3.0 or GPL-2+ (original soundtrack, track3_enhanced: GPL-2+)",
+        (_GAMES + "warzone2100/music/**/*.opus",),
+        seconds_per_file=80,
+    ),
     Source("hedgewars-data", "music", "GPL-2", (_GAMES + "hedgewars/Data/Music/*.ogg",), seconds_per_file=45),
     Source("colobot-common-sounds", "music", "GPL-3+", (_GAMES + "colobot/music/*.ogg",), seconds_per_file=8),
-    Source("ufoai-music", "music", "per track: GPL-2, GPL-2+, CC-BY-3.0, CC-BY-SA-3.0, public domain",
-           ("music/*.ogg",), archive=_GAMES + "ufoai/base/0music.pk3", seconds_per_file=60, default=False),
-    Source("wesnoth-1.16-music", "music", "GPL-2+", (_GAMES + "wesnoth/1.16/data/core/music/*.ogg",),
-           seconds_per_file=60, default=False),
-    Source("nexuiz-music", "music", "GPL-2+", ("sound/cdtracks/*.ogg",), archive=_GAMES + "nexuiz/data/music.pk3",
-           seconds_per_file=60, default=False),
-    Source("flare-game", "music", "CC-BY-SA-3.0+", (_GAMES + "flare/mods/*/music/*.ogg",),
-           seconds_per_file=60, default=False),
+    Source(
+        "ufoai-music",
+        "music",
+        "per track: GPL-2, GPL-2+, CC-BY-3.0, CC-BY-SA-3.0, public domain",
+        ("music/*.ogg",),
+        archive=_GAMES + "ufoai/base/0music.pk3",
+        seconds_per_file=60,
+        default=False,
+    ),
+    Source(
+        "wesnoth-1.16-music",
+        "music",
+        "GPL-2+",
+        (_GAMES + "wesnoth/1.16/data/core/music/*.ogg",),
+        seconds_per_file=60,
+        default=False,
+    ),
+    Source(
+        "nexuiz-music",
+        "music",
+        "GPL-2+",
+        ("sound/cdtracks/*.ogg",),
+        archive=_GAMES + "nexuiz/data/music.pk3",
+        seconds_per_file=60,
+        default=False,
+    ),
+    Source(
+        "flare-game",
+        "music",
+        "CC-BY-SA-3.0+",
+        (_GAMES + "flare/mods/*/music/*.ogg",),
+        seconds_per_file=60,
+        default=False,
+    ),
 )
 
 EFFECTS = (
-    Source("ufoai-sound", "effects", "per file: GPL-2, GPL-2+, CC-BY-3.0, CC-BY-SA-3.0, public domain",
-           ("sound/**/*.ogg",), archive=_GAMES + "ufoai/base/0snd.pk3", group=r"sound/([^/]+)/", rest="other"),
+    Source(
+        "ufoai-sound",
+        "effects",
+        "per file: GPL-2, GPL-2+, CC-BY-3.0, CC-BY-SA-3.0, public domain",
+        ("sound/**/*.ogg",),
+        archive=_GAMES + "ufoai/base/0snd.pk3",
+        group=r"sound/([^/]+)/",
+        rest="other",
+    ),
     Source("sonic-pi-samples", "effects", "CC0", ("usr/share/sonic-pi/samples/*.flac",)),
     Source("tuxpaint-stamps-default", "effects", "GPL-2 (or later)", (_STAMPS + "**/*.ogg",), skip=r"_desc"),
     Source("hedgewars-data", "effects", "GFDL-1.3 (Droplet*: CC-BY-SA-3.0)", (_GAMES + "hedgewars/Data/Sounds/*.ogg",)),
-    Source("hydrogen-drumkits", "effects", "per kit: GPL-2, GPL-2+, CC-BY-3.0, CC-BY-SA-3.0, CC0",
-           tuple(f"usr/share/hydrogen/data/drumkits/*/*.{e}" for e in ("flac", "wav", "aiff")),
-           group=r"drumkits/([^/]+)/", default=False),
+    Source(
+        "hydrogen-drumkits",
+        "effects",
+        "per kit: GPL-2, GPL-2+, CC-BY-3.0, CC-BY-SA-3.0, CC0",
+        tuple(f"usr/share/hydrogen/data/drumkits/*/*.{e}" for e in ("flac", "wav", "aiff")),
+        group=r"drumkits/([^/]+)/",
+        default=False,
+    ),
 )
 
 SOURCES = (*SPEECH, *EFFECTS, *MUSIC)

@@ -84,8 +84,10 @@ class SegmentSampler:
         cache_gigabytes: float = 4.0,
     ) -> None:
         if segment_seconds <= 0 or batch < 1 or not 0 <= rank < world_size or batch % world_size:
-            raise UsageError(f"got {segment_seconds} s, batch {batch}, rank {rank} of {world_size}: segments need a "
-                             "length, and the batch must be a multiple of the processes")
+            raise UsageError(
+                f"got {segment_seconds} s, batch {batch}, rank {rank} of {world_size}: segments need a "
+                "length, and the batch must be a multiple of the processes"
+            )
         self.sample_rate, self.seed, self.mix = sample_rate, seed, mix or Mix()
         self.samples = round(segment_seconds * sample_rate)
         share = batch // world_size
@@ -98,8 +100,10 @@ class SegmentSampler:
                 self._draws[kind] = _Draw(mine, self.mix)
         if not self._draws:
             there = sorted({file.kind for file in self.files.entries})
-            raise UsageError(f"no audio of a kind with a weight: there is {', '.join(there)}, "
-                             f"weights are {dict(self.mix.kind_weights)}")
+            raise UsageError(
+                f"no audio of a kind with a weight: there is {', '.join(there)}, "
+                f"weights are {dict(self.mix.kind_weights)}"
+            )
         weights = np.array([self.mix.kind_weights[kind] for kind in self._draws])
         self._kind_chances = weights / weights.sum()
 
@@ -137,8 +141,10 @@ class SegmentSampler:
             if level >= SILENT_DB:
                 break
         if best is None or best[1] == -np.inf:
-            raise BadDataError(f"{self.mix.tries} {kind} segments in a row were silent or unreadable "
-                               f"({len(self.files.bad)} of {len(self.files.entries)} files cannot be read)")
+            raise BadDataError(
+                f"{self.mix.tries} {kind} segments in a row were silent or unreadable "
+                f"({len(self.files.bad)} of {len(self.files.entries)} files cannot be read)"
+            )
         return best
 
     def _cut(self, file: AudioFile, rng: np.random.Generator) -> Audio | None:
@@ -205,8 +211,10 @@ def held_out_clips(
             groups.setdefault((file.kind, file.group), []).append(file)
     clips = [clip for group in groups.values() for clip in _clips_of(files, group, clip_seconds, clips_per_group)]
     if not clips:
-        raise BadDataError(f"no clip to measure on in split {split}{f' of kind {kind}' if kind else ''}: "
-                           f"{len(files.entries)} files, {len(files.bad)} unreadable, the others silent")
+        raise BadDataError(
+            f"no clip to measure on in split {split}{f' of kind {kind}' if kind else ''}: "
+            f"{len(files.entries)} files, {len(files.bad)} unreadable, the others silent"
+        )
     return clips
 
 

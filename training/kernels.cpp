@@ -3,7 +3,7 @@
 //   sum = x + y (y may be absent), out = zeros(left) . (sum + sin(alpha sum)^2 / alpha) . zeros(right)
 //
 // x, y, sum: [B, T, C]; out: [B, left + T + right, C]; alpha: [C]. Values are float or bfloat16, arithmetic is float.
-// Plain C interface, compiled for this machine at first use; kernels.py loads it.
+// Beside it, magnitudes of complex spectra and their gradient. Plain C interface, compiled for this machine at first use; kernels.py loads it.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -162,3 +162,21 @@ FORWARD(snake_forward_f32, float)
 FORWARD(snake_forward_bf16, bf16)
 BACKWARD(snake_backward_f32, float)
 BACKWARD(snake_backward_bf16, bf16)
+
+// spectrum: count pairs (real, imaginary); the gradient of |z| at z = 0 is 0.
+extern "C" void magnitude_forward(const float* spectrum, float* magnitude, int64_t count, int threads) {
+#pragma omp parallel for simd schedule(static) num_threads(threads) if (count > 32768)
+  for (int64_t i = 0; i < count; ++i) {
+    const float re = spectrum[2 * i], im = spectrum[2 * i + 1];
+    magnitude[i] = std::sqrt(re * re + im * im);
+  }
+}
+extern "C" void magnitude_backward(const float* spectrum, const float* magnitude, const float* grad, float* grad_spectrum,
+                                   int64_t count, int threads) {
+#pragma omp parallel for simd schedule(static) num_threads(threads) if (count > 32768)
+  for (int64_t i = 0; i < count; ++i) {
+    const float scale = magnitude[i] > 0.0f ? grad[i] / magnitude[i] : 0.0f;
+    grad_spectrum[2 * i] = scale * spectrum[2 * i];
+    grad_spectrum[2 * i + 1] = scale * spectrum[2 * i + 1];
+  }
+}

@@ -1,4 +1,4 @@
-"""The fused Snake kernels of kernels.cpp: compiled for this machine at first use, then loaded from the user's cache."""
+"""The kernels of kernels.cpp (fused Snake, magnitudes): compiled for this machine at first use, then cached for the user."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def _compile(compiler: str, target: Path) -> None:
         made = Path(folder) / target.name
         attempts = [[*FLAGS, *LINK], ["-O3", "-fno-math-errno", "-fno-trapping-math", *LINK]]
         for flags in attempts:
-            result = subprocess.run([compiler, *flags, str(SOURCE), "-o", str(made)], capture_output=True, text=True, check=False)
+            command = [compiler, *flags, str(SOURCE), "-o", str(made)]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode == 0:
                 made.replace(target)
                 return
@@ -55,6 +56,10 @@ def _declare(library: ctypes.CDLL) -> None:
             function = getattr(library, f"{stem}_{suffix}")
             function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64] * 5 + [ctypes.c_int]
             function.restype = None
+    for name, pointers in (("magnitude_forward", 2), ("magnitude_backward", 4)):
+        function = getattr(library, name)
+        function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64, ctypes.c_int]
+        function.restype = None
 
 
 @functools.cache

@@ -26,6 +26,7 @@ from .objective import Objective, StepResult
 from .optim import AveragedWeights, Clipper, Optimizers, learning_rate_scale
 from .processes import Processes
 from .recipe import Recipe
+from .start import quiet_start, transform_start
 from .validation import held_out_metrics
 
 _FRAMES_PER_ENTRY = 24  # of latents that the codebooks start from
@@ -47,18 +48,17 @@ def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
-def initialise(network: DAC) -> None:
-    """Quiet output and a loud first layer: after 75 steps the mel distance is 3.7 with it, 4.6 without."""
-    with torch.no_grad():
-        network.decoder.model[-2].weight_g.mul_(0.05)  # type: ignore[operator,union-attr]
-        network.encoder.block[0].weight_g.mul_(4.0)  # type: ignore[operator,union-attr]
-
-
 class Trainer:
     """One run: its network, optimisers, averages and place in time."""
 
     def __init__(
-        self, recipe: Recipe, data: Sequence[Path], folder: Path, *, processes: Processes | None = None, log: RunLog | None = None
+        self,
+        recipe: Recipe,
+        data: Sequence[Path],
+        folder: Path,
+        *,
+        processes: Processes | None = None,
+        log: RunLog | None = None,
     ) -> None:
         self.recipe, self.data, self.folder = recipe, list(data), folder
         self.processes = processes or Processes()
@@ -66,7 +66,7 @@ class Trainer:
         self.log = log
         torch.manual_seed(recipe.seed)
         self.network = DAC(recipe.model).to(self.device)
-        initialise(self.network)
+        quiet_start(self.network)
         self.dtype = choose_dtype(recipe.precision, self.device)
         self.objective = Objective(self.network, recipe, self.dtype).to(self.device)
         self.optimizers = Optimizers(self.network, recipe, self.dtype)
@@ -163,6 +163,8 @@ class Trainer:
         Raises:
             BadDataError: a loss or gradient is not finite; the last checkpoint is untouched.
         """
+        if self.step == 0:
+            self.begin()
         self.network.train()
         self._wrapped = self.processes.wrap(self.objective)
         window = _Window(self.recipe.model.sample_rate)
@@ -229,7 +231,7 @@ class Trainer:
                 latent = fastnet.encode(self.network, self.network.preprocess(audio), self.dtype)
             latents.append(self.processes.gather(latent).transpose(1, 2).flatten(0, 1))
             frames += latents[-1].shape[0]
-        left = start_codebooks(self.network, normalise_latent(self.network, torch.cat(latents)))
+        left = start_codebooks(self.network, normalise_latent(self.network, torch.cat(latents), self.recipe.whiten))
         self.processes.agree([p.data for p in self.network.parameters()])
         changed = [*self.network.quantizer.parameters(), *self.network.encoder.block[-1].parameters()]
         self.optimizers.forget([*changed, *self.network.decoder.model[0].parameters()])
@@ -237,6 +239,19 @@ class Trainer:
         self.quantising = True
         if self.log is not None:
             self.log.say(f"step {self.step}: codebooks started; variance left {', '.join(f'{v:.3f}' for v in left)}")
+
+    def begin(self) -> None:
+        """What a new run does before its first step; needs data."""
+        if self.recipe.start != "transform":
+            return
+        audio = [self._sampler_at(0).draw(_APART - 1 - number) for number in range(16)]
+        share = transform_start(
+            self.network, self.processes.gather(torch.from_numpy(np.concatenate(audio)).to(self.device))
+        )
+        self.processes.agree([p.data for p in self.network.parameters()])
+        self.average.restart(self.network)
+        if self.log is not None:
+            self.log.say(f"starts as a block transform that keeps {100 * share:.2f} % of the energy")
 
     def _tend_codebooks(self, codes: Tensor, latents: Tensor) -> None:
         self.use.update(self.processes.gather(codes))
@@ -282,7 +297,9 @@ class Trainer:
         spectral: SpectralLosses = self.objective.spectral
         metrics = held_out_metrics(network, self._clips, counts, spectral, dtype=self.dtype)
         if self.log is not None:
-            self.log.record("valid", self.step, {**metrics, "audio_seconds": self.audio_seconds, "elapsed": self.elapsed})
+            self.log.record(
+                "valid", self.step, {**metrics, "audio_seconds": self.audio_seconds, "elapsed": self.elapsed}
+            )
             self.log.say(f"step {self.step} held out: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
         return metrics
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .fused import magnitude
+
 _BREAK_HZ = 1000.0  # Slaney's mel scale: linear below, logarithmic above
 _MEL_PER_HZ = 3 / 200
 _LOG_STEP = np.log(6.4) / 27
@@ -32,9 +34,12 @@ def _mel_to_hz(mel: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 def mel_filters(
     sample_rate: int, window: int, n_mels: int, *, fmin: float = 0.0, fmax: float | None = None
 ) -> npt.NDArray[np.float32]:
-    """Triangular filters of unit area on Slaney's scale: `[n_mels, window / 2 + 1]` (narrow windows leave rows at zero)."""
-    edges_mel = np.linspace(*_hz_to_mel(np.array([fmin, sample_rate / 2 if fmax is None else fmax])), n_mels + 2)
-    edges = _mel_to_hz(edges_mel)
+    """Triangular filters of unit area on Slaney's scale: `[n_mels, window / 2 + 1]`.
+
+    Where a window is too narrow for its mels, rows are all zero, as in the official package.
+    """
+    low, high = _hz_to_mel(np.array([fmin, sample_rate / 2 if fmax is None else fmax]))
+    edges = _mel_to_hz(np.linspace(float(low), float(high), n_mels + 2))
     bins = np.linspace(0.0, sample_rate / 2, window // 2 + 1)
     widths = np.diff(edges)
     ramps = edges[:, None] - bins
@@ -89,7 +94,7 @@ class SpectralLosses(nn.Module):
         """`[B, 1, T]` -> `[B, frames, window / 2 + 1]`: periodic Hann, hop a quarter, centred, reflect-padded."""
         hann = self.get_buffer(f"hann_{window}")
         spectrum = torch.stft(x.squeeze(1), window, window // 4, window=hann, return_complex=True)
-        return spectrum.abs().transpose(1, 2)
+        return magnitude(spectrum.transpose(1, 2))
 
     def _mel_distance(self, estimate: Tensor, target: Tensor, window: int) -> Tensor:
         s, filters = self.mel_settings, self.get_buffer(f"filters_{window}").t()
@@ -134,7 +139,10 @@ def waveform_l1(estimate: Tensor, target: Tensor) -> Tensor:
 
 
 def level_normalised_l1(estimate: Tensor, target: Tensor, *, floor: float = 1e-3) -> Tensor:
-    """L1 relative to each item's own mean level, so that quiet speech counts as much as loud; silence saturates at `floor`."""
+    """L1 relative to each item's own mean level, so that quiet speech counts as much as loud.
+
+    The level is not taken below `floor`.
+    """
     level = target.abs().mean(dim=(1, 2)) + floor
     return ((estimate - target).abs().mean(dim=(1, 2)) / level).mean()
 

@@ -71,4 +71,6 @@ class Objective(nn.Module):
             adversarial = self._adversary.generator_losses(estimate, target)
             total = total + torch.stack(list(adversarial.values())).sum()
             parts |= adversarial
-        return StepResult(total, {name: loss.detach() for name, loss in parts.items()}, estimate.detach(), codes, latents)
+        return StepResult(
+            total, {name: loss.detach() for name, loss in parts.items()}, estimate.detach(), codes, latents
+        )

@@ -24,7 +24,7 @@ def orthogonalised(matrix: Tensor, *, steps: int = 5, dtype: torch.dtype = torch
         x = x.t()
     for _ in range(steps):
         gram = x @ x.t()
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.t() if tall else x).to(matrix.dtype)
 
 
@@ -36,7 +36,12 @@ class Muon(torch.optim.Optimizer):
     """
 
     def __init__(
-        self, parameters: Iterable[nn.Parameter], lr: float, *, momentum: float = 0.95, dtype: torch.dtype = torch.float32
+        self,
+        parameters: Iterable[nn.Parameter],
+        lr: float,
+        *,
+        momentum: float = 0.95,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
         self.dtype = dtype
@@ -89,16 +94,16 @@ class Optimizers:
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
         self.adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas)
         self.muon = Muon(muon, recipe.muon_lr, dtype=dtype) if muon else None
-        self._peaks = [(o, g, g["lr"]) for o in self._all() for g in o.param_groups]
+        self._peaks = [recipe.lr, recipe.muon_lr]
 
     def _all(self) -> list[torch.optim.Optimizer]:
         return [self.adamw] + ([self.muon] if self.muon is not None else [])
 
     def step(self, scale: float) -> None:
         """One update with every learning rate at `scale` times its peak."""
-        for _, group, peak in self._peaks:
-            group["lr"] = peak * scale
-        for optimizer in self._all():
+        for optimizer, peak in zip(self._all(), self._peaks, strict=False):
+            for group in optimizer.param_groups:
+                group["lr"] = peak * scale
             optimizer.step()
 
     def zero_grad(self) -> None:

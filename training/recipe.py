@@ -50,6 +50,8 @@ class Recipe:
     mix: Mapping[str, Any] = field(default_factory=dict)
     """Changes to `streamdac.training.data.Mix`."""
 
+    start: str = "transform"
+    """random, or transform: a causal network that begins as a block transform codec."""
     optimizer: str = "muon"
     """muon (orthogonalised updates for convolutions, AdamW for the rest) or adamw."""
     lr: float = 1e-3
@@ -71,6 +73,8 @@ class Recipe:
 
     quantise_from: int = 1000
     """Steps without quantiser at the start. 0: codebooks start at random, as in the official recipe."""
+    whiten: float = 0.5
+    """How far the latent's dimensions are brought to equal variance before that: 0 not at all, 1 fully."""
     restart_every: int = 20
     """Steps between restarts of unused codebook entries; 0 for never."""
     restart_below: float = 0.1
@@ -89,7 +93,11 @@ class Recipe:
     log_every: int = 20
 
     def __post_init__(self) -> None:
-        choices = {"optimizer": ("muon", "adamw"), "precision": ("auto", "fp32", "bf16")}
+        choices = {
+            "start": ("random", "transform"),
+            "optimizer": ("muon", "adamw"),
+            "precision": ("auto", "fp32", "bf16"),
+        }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise UsageError(f"{name} is {getattr(self, name)!r}, need one of {', '.join(allowed)}")

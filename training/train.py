@@ -18,8 +18,12 @@ if TYPE_CHECKING:
 
 @click.command("train")
 @click.option("--config", default="causal-24khz", show_default=True, help="A built-in config, or a JSON file.")
-@click.option("--data", multiple=True, required=True, type=click.Path(path_type=Path), help="Corpus or folder of audio.")
-@click.option("--run", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of this run.")
+@click.option(
+    "--data", multiple=True, required=True, type=click.Path(path_type=Path), help="Corpus or folder of audio."
+)
+@click.option(
+    "-r", "--run", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder of this run."
+)
 @click.option("--resume", type=click.Choice(["auto", "never", "must"]), default="auto", show_default=True)
 @click.option("--from", "branch", type=click.Path(path_type=Path), help="Branch off another run or checkpoint.")
 @click.option("--max-steps", type=click.IntRange(1), help="Stop at this step.")
@@ -44,8 +48,8 @@ def train_command(
     """Train a codec. Stopped (Ctrl-C) or ended, it leaves a checkpoint that the same command continues from."""
     import torch
 
-    from .loop import Budget, Trainer
     from .logs import RunLog
+    from .loop import Budget, Trainer
     from .processes import join_processes
     from .recipe import load_recipe
 

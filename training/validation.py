@@ -32,7 +32,7 @@ def held_out_metrics(
     *,
     dtype: torch.dtype = torch.float32,
 ) -> dict[str, float]:
-    """Means over clips `[T]`: `mel@K`, `stft@K`, `waveform@K`, `si_sdr@K` per number of codebooks K (0: not quantised), `perplexity`.
+    """Means over clips `[T]`: `mel@K`, `stft@K`, `waveform@K`, `si_sdr@K` for K codebooks (0: not quantised), `perplexity`.
 
     The network is put in eval mode and back.
     """
@@ -64,5 +64,10 @@ def _compare(estimate: Tensor, audio: Tensor, spectral: SpectralLosses, count: i
     samples = min(estimate.shape[-1], audio.shape[-1])
     estimate, audio = estimate[..., :samples], audio[..., :samples]
     mel, stft = cast("tuple[Tensor, Tensor]", spectral(estimate, audio))
-    values = {"mel": mel, "stft": stft, "waveform": level_normalised_l1(estimate, audio), "si_sdr": si_sdr(estimate, audio)}
+    values = {
+        "mel": mel,
+        "stft": stft,
+        "waveform": level_normalised_l1(estimate, audio),
+        "si_sdr": si_sdr(estimate, audio),
+    }
     return {f"{name}@{count}": float(value) for name, value in values.items()}

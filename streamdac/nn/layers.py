@@ -72,7 +72,8 @@ def transpose_geometry(stride: int, *, causal: bool) -> TransposeGeometry:
 
 def fold_weight_norm(v: Tensor, g: Tensor) -> Tensor:
     """`v` scaled so that each slice along the first axis has norm `g`: `[C, ...]`, `[C, 1, 1]` -> `[C, ...]`."""
-    return v * (g / v.norm(dim=tuple(range(1, v.dim())), keepdim=True))
+    folded: Tensor = v * (g / torch.linalg.vector_norm(v, dim=tuple(range(1, v.dim())), keepdim=True))
+    return folded
 
 
 class Snake(nn.Module):
@@ -104,7 +105,8 @@ class _WeightNormed(nn.Module):
     @property
     def weight(self) -> Tensor:
         """The folded weight."""
-        return torch._weight_norm(self.weight_v, self.weight_g, 0)
+        weight: Tensor = torch._weight_norm(self.weight_v, self.weight_g, 0)
+        return weight
 
 
 class Conv(_WeightNormed):
@@ -150,6 +152,7 @@ class ResidualUnit(nn.Module):
 
     def __init__(self, channels: int, dilation: int, *, causal: bool) -> None:
         super().__init__()
+        self.channels = channels
         self.block = nn.Sequential(
             Snake(channels),
             Conv(channels, channels, conv_geometry(7, dilation=dilation, causal=causal)),
@@ -162,5 +165,3 @@ class ResidualUnit(nn.Module):
         y: Tensor = self.block(x)
         crop = (x.shape[-1] - y.shape[-1]) // 2
         return (x[..., crop : x.shape[-1] - crop] if crop else x) + y
-
-

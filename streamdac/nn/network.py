@@ -125,7 +125,9 @@ class DAC(nn.Module):
         y: Tensor = self.decoder(z)
         return y
 
-    def forward(self, audio: Tensor, sample_rate: int | None = None, n_quantizers: int | None = None) -> dict[str, Tensor]:
+    def forward(
+        self, audio: Tensor, sample_rate: int | None = None, n_quantizers: int | None = None
+    ) -> dict[str, Tensor]:
         """The official forward: `audio` decoded and cut to the input's length, and everything `encode` gives by name."""
         samples = audio.shape[-1]
         quantized = self.encode(self.preprocess(audio, sample_rate), n_quantizers)

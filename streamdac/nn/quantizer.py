@@ -72,7 +72,8 @@ class ResidualQuantizer(nn.Module):
         self.codebook_dim = config.codebook_dim
         self.quantizer_dropout = config.quantizer_dropout
         self.quantizers = nn.ModuleList(
-            VectorQuantizer(config.latent_dim, config.codebook_size, config.codebook_dim) for _ in range(config.n_codebooks)
+            VectorQuantizer(config.latent_dim, config.codebook_size, config.codebook_dim)
+            for _ in range(config.n_codebooks)
         )
 
     def _depths(self, batch: int, n_codebooks: int | None, device: torch.device) -> Tensor:
@@ -82,7 +83,9 @@ class ResidualQuantizer(nn.Module):
             return torch.full((batch,), wanted, device=device)
         depths = torch.full((batch,), self.n_codebooks + 1)
         dropped = int(batch * self.quantizer_dropout)
-        random = torch.randint(1, self.n_codebooks + 1, (batch,))  # drawn for all, as the official code does: same seed, same depths
+        random = torch.randint(
+            1, self.n_codebooks + 1, (batch,)
+        )  # drawn for all, as the official code does: same seed, same depths
         depths[:dropped] = random[:dropped]
         return depths.to(device)
 

@@ -18,7 +18,7 @@ from .models import GEOMETRIES, codec, network, noise
 KINDS = pytest.mark.parametrize("kind", GEOMETRIES)
 CAUSAL = pytest.mark.parametrize("kind", ["causal", "causal-odd"])
 CENTRED = pytest.mark.parametrize("kind", ["centred", "centred-odd"])
-CLOSE = {"atol": 5e-5, "rtol": 0.0}  # float32 rounding of a tanh output behind random, ungentle weights
+CLOSE = {"atol": 1e-4, "rtol": 0.0}  # float32 rounding of a tanh output behind random, ungentle weights
 few = settings(max_examples=25, deadline=None)
 
 

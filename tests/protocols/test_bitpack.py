@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from streamdac.protocols import bitpack
 
 from streamdac.errors import RemoteProtocolError, UsageError
+from streamdac.protocols import bitpack
 
 SHAPES = st.tuples(st.integers(1, 6), st.integers(1, 3), st.integers(1, 9))
 

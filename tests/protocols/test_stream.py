@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+
+from streamdac.errors import BadDataError, LocalProtocolError, RemoteProtocolError, UsageError
 from streamdac.protocols import messages, records, wire
 from streamdac.protocols.messages import End, Header, Packet
 from streamdac.protocols.packets import make_packet
@@ -28,8 +30,6 @@ from streamdac.protocols.stream import (
     StreamWriter,
 )
 from streamdac.protocols.wire import UnsupportedError, encode
-
-from streamdac.errors import BadDataError, LocalProtocolError, RemoteProtocolError, UsageError
 
 # 2 frames a second, so that the header comes again every 20 frames.
 HEADER = Header(1, hashlib.sha256(b"m").digest(), "toy", 640, 320, 3, 1000, 2, 1280)

@@ -16,8 +16,15 @@ from streamdac.training import corpus, corpus_audio, corpus_build
 from streamdac.training.corpus_sources import SOURCES, TEST, VALID, Source, split_of
 
 RATE = 16_000
-VOICES = Source("tiny-voices", "speech", "CC0", ("usr/share/tiny/*/*.wav",), group=r"tiny/([^/]+)/", skip=r"tiny/bad/",
-                bandwidth={"anna": 4000})
+VOICES = Source(
+    "tiny-voices",
+    "speech",
+    "CC0",
+    ("usr/share/tiny/*/*.wav",),
+    group=r"tiny/([^/]+)/",
+    skip=r"tiny/bad/",
+    bandwidth={"anna": 4000},
+)
 BANGS = Source("tiny-voices", "effects", "GPL-2", ("usr/share/tiny/*.wav",))
 needs_dpkg = pytest.mark.skipif(shutil.which("dpkg-deb") is None, reason="dpkg-deb is not here")
 
@@ -172,12 +179,15 @@ def test_a_local_folder_is_grouped_by_name_and_its_valid_files_held_out(tmp_path
     }
 
 
-@pytest.mark.parametrize(("rate", "make", "error", "words"), [
-    (RATE, lambda p: p / "nowhere", NoInputError, "no such folder"),
-    (RATE, lambda p: write_text(p / "own/readme.txt", "no audio") or p / "own", BadDataError, "no audio in it"),
-    (RATE, lambda p: write(p / "own/a.wav", np.zeros(RATE)).parent, BadDataError, "nothing usable in 1 files"),
-    (100, lambda p: p, UsageError, "100 Hz"),
-])
+@pytest.mark.parametrize(
+    ("rate", "make", "error", "words"),
+    [
+        (RATE, lambda p: p / "nowhere", NoInputError, "no such folder"),
+        (RATE, lambda p: write_text(p / "own/readme.txt", "no audio") or p / "own", BadDataError, "no audio in it"),
+        (RATE, lambda p: write(p / "own/a.wav", np.zeros(RATE)).parent, BadDataError, "nothing usable in 1 files"),
+        (100, lambda p: p, UsageError, "100 Hz"),
+    ],
+)
 def test_bad_folders_and_rates_are_refused(tmp_path: Path, rate: int, make, error: type, words: str) -> None:
     with pytest.raises(error, match=words):
         corpus.build_corpus(tmp_path / "corpus", [], rate=rate, extra=[make(tmp_path)])

@@ -65,8 +65,10 @@ def test_a_step_gives_the_same_segments_whenever_it_is_drawn(folder: Path) -> No
 @pytest.mark.parametrize("cache_gigabytes", [0.0, 1.0])
 def test_processes_draw_the_rows_of_one_batch(folder: Path, cache_gigabytes: float) -> None:
     whole = SegmentSampler(folder, RATE, 0.4, 6).draw(7)
-    shares = [SegmentSampler(folder, RATE, 0.4, 6, rank=rank, world_size=3, cache_gigabytes=cache_gigabytes).draw(7)
-              for rank in range(3)]
+    shares = [
+        SegmentSampler(folder, RATE, 0.4, 6, rank=rank, world_size=3, cache_gigabytes=cache_gigabytes).draw(7)
+        for rank in range(3)
+    ]
     np.testing.assert_array_equal(np.concatenate(shares), whole)
 
 
@@ -168,11 +170,14 @@ def test_a_corpus_file_that_is_gone_is_left_out(kinds: Path) -> None:
         sampler.draw(0)
 
 
-@pytest.mark.parametrize(("make", "words"), [
-    (lambda p: p / "nowhere", "no such file or folder"),
-    (lambda p: p, "no audio in it"),
-    (lambda p: [], "no path was given"),
-])
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda p: p / "nowhere", "no such file or folder"),
+        (lambda p: p, "no audio in it"),
+        (lambda p: [], "no path was given"),
+    ],
+)
 def test_paths_without_audio_are_refused(tmp_path: Path, make, words: str) -> None:
     with pytest.raises(NoInputError, match=words):
         SegmentSampler(make(tmp_path), RATE, 0.4, 1)
@@ -187,16 +192,30 @@ def test_an_index_without_the_split_or_with_a_torn_line_is_refused(kinds: Path) 
         find_audio(index)
 
 
-@pytest.mark.parametrize("arguments", [
-    {"batch": 0}, {"segment_seconds": 0.0}, {"batch": 3, "world_size": 2}, {"rank": 1},
-])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"batch": 0},
+        {"segment_seconds": 0.0},
+        {"batch": 3, "world_size": 2},
+        {"rank": 1},
+    ],
+)
 def test_impossible_batches_are_refused(folder: Path, arguments: dict) -> None:
     with pytest.raises(UsageError, match="got "):
         SegmentSampler(folder, **{"sample_rate": RATE, "segment_seconds": 0.4, "batch": 2} | arguments)
 
 
-@pytest.mark.parametrize("options", [{"quiet_probability": 1.5}, {"kind_weights": {}}, {"kind_weights": {"speech": 0}},
-                                     {"tries": 0}, {"narrow_weight": 0.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quiet_probability": 1.5},
+        {"kind_weights": {}},
+        {"kind_weights": {"speech": 0}},
+        {"tries": 0},
+        {"narrow_weight": 0.0},
+    ],
+)
 def test_impossible_mixes_are_refused(options: dict) -> None:
     with pytest.raises(UsageError, match="got"):
         Mix(**options)

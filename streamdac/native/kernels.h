@@ -1,0 +1,281 @@
+// The native executor's core: runs a plan of windowed operations on the CPU. No Python, no exceptions, no I/O.
+//
+// A Part (encoder or decoder) is built once from the plan's operations: weights are packed for the instruction set in use.
+// Streams hold what each operation still needs of its input, for any number of streams in step; every push appends to it.
+// Activations are time-major: one row of channels per sample, padded to GROUP floats. Between two convolutions everything
+// (residual add, Snake, tanh) is done on the sums as they leave the registers, so that a sample is activated once.
+//
+// Files: array.h memory, simd.h + kernels_body.h + kernels_*.cpp inner loops, packing.cpp weights, part.cpp the plan,
+// streams.cpp state, run.cpp one push, quantizer.cpp search and lookup, threads.cpp the optional pool, module.cpp Python.
+#pragma once
+
+#include "array.h"
+#include "kernel_table.h"
+
+namespace streamdac {
+
+// What is wrong with an argument: a constant text and the two numbers that disagree. Null text: nothing.
+struct Fault {
+    const char* what = nullptr;
+    int64_t got = 0;
+    int64_t need = 0;
+    explicit operator bool() const { return what != nullptr; }
+};
+
+constexpr Fault NO_FAULT{};
+constexpr Fault NO_MEMORY{"out of memory", 0, 0};
+
+// The widest instruction set here, or the one of that name; null where this machine lacks it.
+const Kernels* find_kernels(const char* name);
+
+constexpr int64_t padded(int64_t channels) { return (channels + GROUP - 1) / GROUP * GROUP; }
+
+// ---------------------------------------------------------------- packed matrices (packing.cpp)
+
+// Columns side by side that one tile covers.
+struct Panel {
+    int32_t vectors;
+    int64_t column;
+    int64_t offset;  // floats from the start of the weights
+};
+
+// A matrix [inputs, columns] and a bias, cut into panels `[inputs][vectors * width]`.
+struct Matrix {
+    int64_t inputs = 0;
+    int64_t columns = 0;  // a multiple of GROUP
+    Array<Panel> panels;
+    Array<float> bias;  // with room for whole vectors
+    Array<float> weights;
+
+    // Takes `[inputs][groups * channels]`; each group becomes padded(channels) columns.
+    bool pack(const Kernels& kernels, const float* weight, const float* bias, int64_t inputs, int64_t groups,
+              int64_t channels);
+};
+
+// ---------------------------------------------------------------- a plan's part (part.cpp)
+
+// One convolution with all that follows it up to the next one.
+struct Stage {
+    int64_t kernel, dilation, stride, left, right;  // of a window of inputs; a transposed convolution sees two
+    int64_t c_in, in_row;                           // channels, and floats from one input sample to the next
+    int64_t c_out, groups;                          // samples that each window gives
+    int64_t trim_left, trim_right;
+    int slot;       // of its inputs
+    int add_slot;   // the split whose samples are added, or -1
+    int raw_slot;   // the split that keeps the sum, or -1
+    int64_t crop;   // that split's samples dropped at the start
+    Activation activation;
+    bool single;    // one channel out: `row` holds the weights
+    Matrix matrix;
+    Array<float> row;
+    Array<float> alpha, inverse;
+    Array<Segment> segments;
+
+    int64_t window() const { return (kernel - 1) * dilation + 1; }
+};
+
+// What one slot of the state is: the inputs of a convolution, or what a split keeps.
+struct Slot {
+    int64_t channels, row;
+    int64_t fresh;  // zeros at the start
+    int64_t drop;   // samples dropped at the start
+    bool split;
+};
+
+// Encoder or decoder. Add operations in order, then `finish`; each call says what is wrong with its argument.
+class Part {
+public:
+    enum End { AUDIO_IN, AUDIO_OUT };  // which end is PCM: one channel, one float a sample
+    Part(const Kernels& kernels, End end, int64_t c_in) : kernels_(kernels), end_(end), channels_(c_in), c_in_(c_in) {}
+    ~Part();
+    Part(const Part&) = delete;
+    Part& operator=(const Part&) = delete;
+
+    struct Geometry {
+        int64_t kernel, dilation, stride, left, right;
+    };
+    // Weight `[kernel][c_in][c_out]`, bias `[c_out]`.
+    Fault add_conv(const Geometry& geometry, int64_t c_in, int64_t c_out, const float* weight, const float* bias);
+    // Weight `[2][c_in][columns]`, bias `[columns]`: `stride` samples side by side.
+    Fault add_transpose(int64_t stride, int64_t trim_left, int64_t trim_right, int64_t c_in, int64_t columns,
+                        const float* weight, const float* bias);
+    Fault add_snake(int64_t channels, const float* alpha, const float* inverse);
+    Fault add_tanh();
+    Fault add_split(int64_t channels, int64_t crop);
+    Fault add_join();
+    Fault finish();
+
+    const Kernels& kernels() const { return kernels_; }
+    int64_t c_in() const { return c_in_; }
+    int64_t c_out() const { return channels_; }
+    int64_t out_row() const;
+    int n_stages() const { return int(stages_.count()); }
+    const Stage& stage(int index) const { return *stages_[index]; }
+    int n_slots() const { return int(slots_.count()); }
+    const Slot& slot(int index) const { return slots_[index]; }
+    int64_t weight_bytes() const;
+
+private:
+    Fault add_stage(Stage* stage, const float* weight, const float* bias);
+    Fault may_follow(const char* what);
+
+    const Kernels& kernels_;
+    End end_;
+    int64_t channels_, c_in_;
+    Array<Stage*> stages_;
+    Array<Slot> slots_;
+    Array<int> open_;  // splits without their join
+    int64_t n_open_ = 0;
+    bool activated_ = false;
+    bool finished_ = false;
+};
+
+// ---------------------------------------------------------------- state (streams.cpp)
+
+// A queue of rows for each stream, all equally full.
+struct Queue {
+    Array<float> data;
+    int64_t capacity = 0;  // rows per stream
+    int64_t begin = 0;
+    int64_t rows = 0;
+    int64_t row = 0;  // floats
+
+    int64_t stream_floats() const { return capacity * row; }
+    float* at(int64_t stream, int64_t index) { return data.data() + stream * stream_floats() + (begin + index) * row; }
+    // Room for `total` rows in all, contents kept.
+    bool reserve(int64_t streams, int64_t total);
+};
+
+// What one push does to one stage, in rows per stream.
+struct Step {
+    int64_t given;      // from the stage before
+    int64_t available;  // inputs, padding included
+    int64_t windows;    // outputs, each of `groups` rows
+    int64_t low, high;  // those of windows * groups that are kept
+};
+
+class Pool;
+
+// Streams in step through one part: all rows have taken equally many samples.
+class Streams {
+public:
+    Streams(const Part& part, int64_t batch) : part_(part), batch_(batch) {}
+    ~Streams();
+    Streams(const Streams&) = delete;
+    Streams& operator=(const Streams&) = delete;
+
+    // Everything as before the first sample; false where memory is short. Call it once before anything else.
+    bool start();
+
+    const Part& part() const { return part_; }
+    int64_t batch() const { return batch_; }
+
+    // How many rows a push of `rows` would give.
+    Fault ready(int64_t rows, bool last, int64_t* outputs);
+
+    // A push in three steps: `prepare` for `rows` rows a stream, fill them in at `input`, then `run`. Outputs go to `out`,
+    // streams `out_stream` floats apart, rows of part().out_row() floats. After a fault the state is as it was.
+    Fault prepare(int64_t rows, bool last, int threads, int64_t* outputs);
+    float* input(int64_t stream);
+    void run(Pool* pool, float* out, int64_t out_stream);
+
+    Queue& queue(int slot) { return queues_[slot]; }
+    int64_t& drop(int slot) { return drops_[slot]; }
+
+    // Becomes rows `index[0..count)` of `from`; or writes rows 0..count of `from` to rows `index` of this one.
+    bool copy_rows(Streams& from, const int64_t* index, int64_t count);
+    Fault put_rows(Streams& from, const int64_t* index, int64_t count);
+
+    // Work space between the parts (codec.cpp).
+    Array<float> latents, projections;
+    Array<int32_t> best;
+    Array<int64_t> codes;
+
+private:
+    friend struct Runner;
+    Fault plan(int64_t rows, bool last);
+    void commit();
+    bool reserve_scratch(int threads);
+
+    const Part& part_;
+    int64_t batch_;
+    int64_t outputs_ = 0;
+    Array<Queue> queues_;
+    Array<int64_t> drops_;
+    Array<Step> steps_;
+    Array<int64_t> kept_, dropping_;  // of the push being planned, for each split
+    Array<Array<float>> scratch_;     // for each thread
+};
+
+// ---------------------------------------------------------------- threads (threads.cpp)
+
+// The share of one thread in a job; `barrier` waits for all of them.
+struct Share {
+    int thread;
+    int threads;
+    Pool* pool;
+    void barrier() const;
+};
+
+// A matrix product over windows (run.cpp): `rows` windows of stream `stream` from row `time` on.
+struct Windows {
+    const float* x;
+    int64_t x_row;
+    int64_t rows;
+    int64_t row;  // of the output, counted over all streams
+};
+
+// Sums of all `sets` through panels `first` to `end`, finished into `output`. `scratch` holds scratch_floats(...) floats.
+void multiply(const Kernels& kernels, const Matrix& matrix, const Windows* sets, int64_t n_sets, const Segment* segments,
+              int64_t n_segments, int64_t first, int64_t end, const Output& output, float* scratch);
+
+// ---------------------------------------------------------------- quantiser (quantizer.cpp)
+
+class Quantizer {
+public:
+    Fault build(const Kernels& kernels, int64_t latent, int64_t codebooks, int64_t entries, int64_t dims,
+                const float* in_weight, const float* in_bias, const float* directions, const float* rows,
+                const float* const* cross, const float* out_weight, const float* out_bias);
+
+    // Latents, `frames` rows of padded(latent) floats, to codes `[frames][deepest]`.
+    bool search(const Kernels& kernels, Streams& work, const float* latents, int64_t frames, int64_t deepest,
+                int64_t* codes) const;
+    // Codes `[frames][depth]`, -1 where unused, to latents in rows of padded(latent) floats.
+    bool lookup(const Kernels& kernels, Streams& work, const int64_t* codes, int64_t frames, int64_t depth,
+                float* latents) const;
+
+    int64_t latent = 0, codebooks = 0, entries = 0, dims = 0;
+    int64_t weight_bytes() const;
+
+private:
+    void project(const Kernels& kernels, const float* latents, int64_t frames, int64_t columns, float* to, int64_t row) const;
+
+    Matrix in_, out_;
+    Array<float> directions_, rows_, cross_, out_bias_;
+    Array<int64_t> cross_offset_;
+};
+
+// ---------------------------------------------------------------- PCM to codes and back (codec.cpp)
+
+// Everything one model needs; read by any number of streams and threads at once.
+struct Codec {
+    Codec(const Kernels& chosen, int64_t latent, int64_t samples_per_frame)
+        : kernels(chosen), hop(samples_per_frame), encoder(chosen, Part::AUDIO_IN, 1), decoder(chosen, Part::AUDIO_OUT, latent) {}
+
+    const Kernels& kernels;
+    int64_t hop;
+    Part encoder, decoder;
+    Quantizer quantizer;
+
+    // Whether the three parts fit each other; once, after all are built.
+    Fault check() const;
+
+    // Audio `[batch][samples]` to codes `[batch][frames][deepest]`, -1 beyond a row's own depth; `frames` as `ready` says.
+    Fault encode(Streams& streams, Pool* pool, const float* audio, int64_t samples, bool last, const int64_t* depths,
+                 int64_t deepest, int64_t* codes, int64_t frames) const;
+    // Codes `[batch][frames][depth]`, -1 where unused, to audio `[batch][samples]`; `samples` as `ready` says.
+    Fault decode(Streams& streams, Pool* pool, const int64_t* codes, int64_t frames, int64_t depth, bool last, float* audio,
+                 int64_t samples) const;
+};
+
+}  // namespace streamdac

@@ -1,0 +1,48 @@
+// Weights cut into panels, as the tiles read them.
+
+#include "kernels.h"
+
+namespace streamdac {
+
+const Kernels* find_kernels(const char* name) {
+    const Kernels* const known[] = {kernels_avx512(), kernels_avx2(), kernels_baseline()};
+    for (const Kernels* kernels : known)
+        if (kernels && (!name || std::strcmp(name, kernels->name) == 0)) return kernels;
+    return nullptr;
+}
+
+// Vectors in the next panel when `left` are to be covered: few leftovers, and tiles that fill the registers.
+static int next_panel(const Kernels& kernels, int64_t left) {
+    const bool fours = kernels.rows_for[4] > 0;
+    if (left <= 3) return int(left);
+    if (fours && left % 4 == 0 && left % 3 != 0) return 4;
+    if (left == 4) return 2;
+    return 3;
+}
+
+bool Matrix::pack(const Kernels& kernels, const float* weight, const float* given_bias, int64_t n_inputs, int64_t groups,
+                  int64_t channels) {
+    const int64_t row = padded(channels), width = kernels.width;
+    inputs = n_inputs;
+    columns = groups * row;
+    const int64_t vectors = (columns + width - 1) / width;
+    if (!bias.allocate(vectors * width) || !weights.allocate(inputs * vectors * width)) return false;
+    for (int64_t g = 0; g < groups; ++g)
+        for (int64_t c = 0; c < channels; ++c) bias[g * row + c] = given_bias[g * channels + c];
+    int64_t offset = 0;
+    for (int64_t done = 0; done < vectors;) {
+        const int wide = next_panel(kernels, vectors - done);
+        if (!append(panels, Panel{wide, done * width, offset})) return false;
+        for (int64_t k = 0; k < inputs; ++k) {
+            for (int64_t j = 0; j < wide * width; ++j, ++offset) {
+                const int64_t column = done * width + j, group = column / row, channel = column % row;
+                if (group < groups && channel < channels)
+                    weights[offset] = weight[(k * groups + group) * channels + channel];
+            }
+        }
+        done += wide;
+    }
+    return true;
+}
+
+}  // namespace streamdac

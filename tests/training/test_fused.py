@@ -1,0 +1,91 @@
+"""The compiled kernels give what plain torch gives, values and gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from streamdac.training import fused, kernels
+
+
+@pytest.fixture(autouse=True)
+def _needs_kernels() -> None:
+    if kernels.library() is None:
+        pytest.skip("no C++ compiler")
+
+
+def plain(x: Tensor, y: Tensor | None, alpha: Tensor, left: int, right: int) -> tuple[Tensor, Tensor]:
+    total = x if y is None else x + y
+    return total, F.pad(total + torch.sin(alpha * total).square() / (alpha + 1e-9), (0, 0, left, right))
+
+
+@pytest.mark.parametrize("channels", [1, 7, 24, 64])
+@pytest.mark.parametrize("steps", [1, 16, 50])
+@pytest.mark.parametrize("summed", [False, True])
+def test_snake_and_its_gradients_equal_plain_torch(channels: int, steps: int, summed: bool) -> None:
+    torch.manual_seed(channels * 100 + steps)
+    x = (5 * torch.randn(3, steps, channels)).requires_grad_()
+    y = torch.randn(3, steps, channels, requires_grad=True) if summed else None
+    alpha = (0.1 + 3 * torch.rand(channels)).requires_grad_()
+    inputs = [x, alpha] + ([] if y is None else [y])
+    weights = torch.randn(3, steps, channels), torch.randn(3, 6 + steps + 2, channels)
+    results = []
+    for total, out in (plain(x, y, alpha, 6, 2), fused.snake_pad(x, y, alpha, left=6, right=2)):
+        objective = (total * weights[0]).sum() + (out * weights[1]).sum()
+        results.append([total, out, *torch.autograd.grad(objective, inputs)])
+    for wanted, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=2e-5, atol=2e-4)
+
+
+def test_snake_holds_far_from_zero() -> None:
+    x = torch.linspace(-200, 200, 4001)[None, :, None]
+    alpha = torch.tensor([2.5])
+    wanted = plain(x.double(), None, alpha.double(), 0, 0)[1].float()
+    torch.testing.assert_close(fused.snake_pad(x, None, alpha)[1], wanted, rtol=1e-6, atol=3e-5)
+
+
+def test_bf16_snake_is_rounded_once() -> None:
+    x, y = torch.randn(2, 40, 24).bfloat16(), torch.randn(2, 40, 24).bfloat16()
+    alpha = 0.5 + torch.rand(24)
+    total, out = fused.snake_pad(x, y, alpha, left=3)
+    assert torch.equal(total, x + y)
+    wanted = plain(total.float(), None, alpha, 3, 0)[1]
+    torch.testing.assert_close(out.float(), wanted, rtol=2**-8, atol=1e-6)
+
+
+def test_gradients_do_not_depend_on_the_run_only_on_the_thread_count() -> None:
+    x, alpha = torch.randn(4, 3000, 24), (0.5 + torch.rand(24)).requires_grad_()
+    gradients = [torch.autograd.grad(fused.snake_pad(x, None, alpha)[1].square().sum(), alpha)[0] for _ in range(3)]
+    assert torch.equal(gradients[0], gradients[1])
+    assert torch.equal(gradients[0], gradients[2])
+
+
+def test_magnitude_equals_abs_with_zero_gradient_at_zero() -> None:
+    z = torch.randn(2, 9, 17, dtype=torch.complex64)
+    z[0, :3] = 0
+    weight = torch.randn(2, 9, 17)
+    results = []
+    for function in (torch.abs, fused.magnitude):
+        leaf = z.clone().requires_grad_()
+        out = function(leaf)
+        results.append((out, *torch.autograd.grad((out * weight).sum(), leaf)))
+    for wanted, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
+def test_without_compiler_plain_torch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fused, "library", lambda: None)
+    x, alpha = torch.randn(2, 10, 4), torch.ones(4)
+    torch.testing.assert_close(fused.snake_pad(x, None, alpha, left=2)[1], plain(x, None, alpha, 2, 0)[1])
+    assert not fused.usable(x)
+
+
+def test_a_failing_compiler_is_a_note_not_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: object, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setenv("CXX", "false")
+    assert kernels.library.__wrapped__() is None
+    assert "plain torch" in capsys.readouterr().err

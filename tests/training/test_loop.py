@@ -1,0 +1,202 @@
+"""The training loop: it learns, resumes exactly, stops cleanly, and gives up on numbers that are not finite."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+
+from streamdac.config import config_from_mapping
+from streamdac.errors import BadDataError, NoInputError, OutputError, UsageError
+from streamdac.nn import DAC
+from streamdac.training.checkpoint import LATEST, export_weights, load_checkpoint, save_checkpoint
+from streamdac.training.logs import RunLog
+from streamdac.training.loop import Budget, Trainer
+from streamdac.training.recipe import load_recipe
+
+from .conftest import TINY
+
+
+def trainer(audio: Path, folder: Path, *changes: str) -> Trainer:
+    folder.mkdir(exist_ok=True)
+    return Trainer(load_recipe("causal-24khz", [*TINY, *changes]), [audio], folder)
+
+
+def same(a: object, b: object) -> bool:
+    if isinstance(a, torch.Tensor):
+        return isinstance(b, torch.Tensor) and torch.equal(a, b)
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return isinstance(b, (list, tuple)) and len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.mark.parametrize("stop_at", [2, 5])
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
+    audio_folder: Path, tmp_path: Path, stop_at: int, optimizer: str
+) -> None:
+    changes = [f"optimizer={optimizer}", "cooldown=0.5", "early_steps=4", "early_batch=1"]
+    whole = trainer(audio_folder, tmp_path / "whole", *changes)
+    whole.train(Budget(max_steps=8))
+    first = trainer(audio_folder, tmp_path / "parts", *changes)
+    first.progress = lambda _budget: 1.0 if first.step >= stop_at else first.step / 8  # type: ignore[method-assign]
+    first.train(Budget(max_steps=8))
+    torch.rand(17)  # whatever else the new process does with random numbers
+    second = trainer(audio_folder, tmp_path / "parts", *changes)
+    second.load_state_dict(load_checkpoint(tmp_path / "parts"))
+    assert second.step == stop_at
+    second.train(Budget(max_steps=8))
+    states = [{**t.state_dict(), "elapsed": 0} for t in (whole, second)]
+    assert states[0]["step"] == 8
+    assert same(*states)
+
+
+def test_losses_fall(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run", "quantise_from=30")
+    before = made.validate()
+    made.train(Budget(max_steps=60))
+    after = made.validate()
+    assert after["mel@2"] < 0.7 * before["mel@0"]
+    assert after["perplexity"] > 1
+
+
+def test_a_branch_cools_down_and_its_trunk_goes_on(audio_folder: Path, tmp_path: Path) -> None:
+    trunk = trainer(audio_folder, tmp_path / "trunk")
+    trunk.train(Budget(max_steps=4))
+    branch = trainer(audio_folder, tmp_path / "branch", "cooldown=1.0")
+    branch.load_state_dict(load_checkpoint(tmp_path / "trunk"), branch=True)
+    assert branch.progress(Budget(max_steps=8)) == 0
+    branch.train(Budget(max_steps=8))
+    assert branch.step == 8
+    trunk.train(Budget(max_steps=6))
+    assert trunk.step == 6
+
+
+def test_a_time_budget_ends_the_run_and_is_counted_from_its_start(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run")
+    made.train(Budget(seconds=0.3))
+    assert 0.3 <= made.elapsed < 10
+    assert made.progress(Budget(seconds=2 * made.elapsed)) == pytest.approx(0.5)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    audio_folder: Path, tmp_path: Path
+) -> None:
+    made = trainer(audio_folder, tmp_path / "run")
+    made.train(Budget(max_steps=2))
+    good = (tmp_path / "run" / LATEST).read_bytes()
+    with torch.no_grad():
+        made.network.decoder.model[0].bias[0] = float("nan")  # type: ignore[index,union-attr]
+    with pytest.raises(BadDataError, match=r"step 2: .*mel.*bad-batch-2"):
+        made.train(Budget(max_steps=4))
+    assert (tmp_path / "run" / LATEST).read_bytes() == good
+    assert np.load(tmp_path / "run" / "bad-batch-2-0.npz")["audio"].shape == (2, 1, 2400)
+
+
+def test_logs_are_json_lines_with_losses_and_held_out_metrics(audio_folder: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    made = trainer(audio_folder, folder, "valid_every=4")
+    made.log = RunLog(folder, tensorboard=False)
+    made.train(Budget(max_steps=4))
+    made.log.close()
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["train", "train", "valid"]
+    assert {"loss", "mel", "stft", "waveform", "commitment", "codebook", "perplexity", "rate"} <= lines[1].keys()
+    assert {"mel@1", "mel@2", "stft@2", "si_sdr@2", "perplexity"} <= lines[2].keys()
+
+
+def test_a_checkpoint_of_another_model_is_refused(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run")
+    other = trainer(audio_folder, tmp_path / "other", "model.latent_dim=12")
+    with pytest.raises(UsageError, match="another model"):
+        other.load_state_dict(made.state_dict())
+
+
+def test_checkpoints_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / LATEST
+    save_checkpoint(path, {"step": 1})
+
+    def full_disk(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full_disk)
+    with pytest.raises(OutputError, match="No space left"):
+        save_checkpoint(path, {"step": 2})
+    assert load_checkpoint(tmp_path)["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == [LATEST]
+    path.write_bytes(path.read_bytes()[:100])
+    with pytest.raises(BadDataError, match="not a readable checkpoint"):
+        load_checkpoint(tmp_path)
+    with pytest.raises(NoInputError):
+        load_checkpoint(tmp_path / "nothing.pt")
+
+
+@pytest.mark.parametrize("average", [True, False])
+def test_exported_weights_load_into_the_network_they_name(audio_folder: Path, tmp_path: Path, average: bool) -> None:
+    made = trainer(audio_folder, tmp_path / "run")
+    made.train(Budget(max_steps=5))
+    path = tmp_path / "model.safetensors"
+    export_weights(load_checkpoint(tmp_path / "run"), path, average=average, name="tiny")
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+        weights = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    assert (metadata["format"], metadata["name"], metadata["step"]) == ("streamdac-1", "tiny", "5")
+    assert metadata["audio_seconds"] == "3"
+    network = DAC(config_from_mapping(json.loads(metadata["config"])))
+    assert all(value.dtype == torch.float16 for value in weights.values())
+    network.load_state_dict({key: value.float() for key, value in weights.items()})
+    wanted = made.average.values if average else made.network.state_dict()
+    for key, value in network.state_dict().items():
+        torch.testing.assert_close(value, wanted[key], rtol=1e-3, atol=1e-6)
+
+
+def program(*arguments: str, launcher: tuple[str, ...] = ("-m",)) -> list[str]:
+    return [sys.executable, *launcher, "streamdac.training", *arguments]
+
+
+def command(audio: Path, run: Path, *arguments: str) -> list[str]:
+    changes = [f"--set={change}" for change in TINY]
+    return program("train", f"--data={audio}", "-r", str(run), "--threads=1", "--no-tensorboard", *changes, *arguments)
+
+
+@pytest.mark.slow
+def test_a_signal_stops_the_program_with_a_checkpoint_and_it_resumes(audio_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(command(audio_folder, run), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (run / "log.jsonl").exists() or not (run / "log.jsonl").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    process.send_signal(signal.SIGTERM)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 0, errors
+    assert "stopped at step" in errors
+    step = load_checkpoint(run)["step"]
+    assert step > 0
+    subprocess.run(command(audio_folder, run, f"--max-steps={step + 2}"), check=True, capture_output=True)
+    assert load_checkpoint(run)["step"] == step + 2
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model(audio_folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29517", "-m"]
+    line = [sys.executable, *launcher, *command(audio_folder, run, "--max-steps=6")[2:]]
+    result = subprocess.run(
+        line, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False
+    )
+    assert result.returncode == 0, result.stderr
+    state = load_checkpoint(run)
+    assert state["step"] == 6
+    assert state["audio_seconds"] == pytest.approx(6 * 2 * 0.3)

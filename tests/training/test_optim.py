@@ -1,0 +1,100 @@
+"""Optimisers, schedule, clipping and averages."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from streamdac.config import ModelConfig
+from streamdac.nn import DAC
+from streamdac.training.optim import AveragedWeights, Clipper, Muon, Optimizers, learning_rate_scale, orthogonalised
+from streamdac.training.recipe import Recipe
+
+MODEL = ModelConfig(
+    encoder_dim=4,
+    encoder_rates=(2, 2),
+    latent_dim=8,
+    decoder_dim=16,
+    decoder_rates=(2, 2),
+    n_codebooks=2,
+    codebook_size=16,
+)
+
+
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 24)])
+def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    values = torch.linalg.svdvals(orthogonalised(torch.randn(shape)))
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+
+
+def test_muon_keeps_the_norm_of_every_row() -> None:
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.randn(8, 4, 7))
+    before = weight.detach().clone()
+    optimizer = Muon([weight], lr=0.1)
+    weight.grad = torch.randn_like(weight)
+    optimizer.step()
+    assert not torch.allclose(weight, before)
+    torch.testing.assert_close(weight.norm(dim=(1, 2)), before.norm(dim=(1, 2)))
+
+
+def test_every_parameter_has_exactly_one_optimizer_and_only_matrices_decay() -> None:
+    network = DAC(MODEL)
+    optimizers = Optimizers(network, Recipe(model=MODEL, weight_decay=0.1))
+    assert optimizers.muon is not None
+    groups = [*optimizers.adamw.param_groups, *optimizers.muon.param_groups]
+    owned = [id(p) for group in groups for p in group["params"]]
+    assert sorted(owned) == sorted(id(p) for p in network.parameters())
+    decayed = {id(p) for group in optimizers.adamw.param_groups if group["weight_decay"] for p in group["params"]}
+    for name, parameter in network.named_parameters():
+        if name.endswith(("alpha", "bias", "weight_g")):
+            assert id(parameter) not in decayed, name
+
+
+def test_learning_rate_warms_up_holds_and_falls_to_zero() -> None:
+    recipe = Recipe(warmup_steps=10, cooldown=0.25)
+    assert learning_rate_scale(recipe, 0, 0.0) == pytest.approx(0.1)
+    assert learning_rate_scale(recipe, 50, 0.5) == 1
+    assert learning_rate_scale(recipe, 50, 0.875) == pytest.approx(0.5)
+    assert learning_rate_scale(recipe, 50, 1.0) == 0
+    assert learning_rate_scale(Recipe(warmup_steps=0), 50, 1.0) == 1
+    assert learning_rate_scale(Recipe(warmup_steps=0, gamma=0.5), 2, 0.0) == 0.25
+
+
+def test_the_clipper_follows_the_running_norm() -> None:
+    weight = torch.nn.Parameter(torch.zeros(4))
+    clipper = Clipper(1.5, 0.0)
+    for _ in range(5):
+        weight.grad = torch.full((4,), 0.5)
+        assert clipper([weight]) == pytest.approx(1.0)
+        assert weight.grad.norm() == pytest.approx(1.0)
+    weight.grad = torch.full((4,), 50.0)
+    assert clipper([weight]) == pytest.approx(100.0)
+    assert weight.grad.norm() == pytest.approx(1.5)
+
+
+def test_averaged_weights_approach_constant_weights_and_can_restart() -> None:
+    layer = torch.nn.Linear(3, 3)
+    average = AveragedWeights(layer, 0.9)
+    with torch.no_grad():
+        layer.weight.fill_(1.0)
+    for _ in range(200):
+        average.update(layer)
+    torch.testing.assert_close(average.values["weight"], torch.ones(3, 3))
+    with torch.no_grad():
+        layer.weight.fill_(7.0)
+    average.restart(layer)
+    assert float(average.values["weight"].max()) == 7.0
+
+
+def test_a_step_at_scale_zero_changes_nothing() -> None:
+    network = DAC(MODEL)
+    optimizers = Optimizers(network, Recipe(model=MODEL))
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for p in network.parameters():
+        p.grad = torch.randn_like(p)
+    optimizers.step(0.0)
+    for name, p in network.named_parameters():
+        torch.testing.assert_close(p.detach(), before[name])

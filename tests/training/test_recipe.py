@@ -1,0 +1,79 @@
+"""Recipes: the built-in files, changes by key=value, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from streamdac.config import PRESETS
+from streamdac.errors import UsageError
+from streamdac.training.recipe import CONFIGS, LossWeights, Recipe, load_recipe, recipe_from_mapping
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONFIGS.glob("*.json")))
+def test_every_built_in_config_loads_and_survives_json(name: str) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.model in PRESETS.values()
+    assert recipe_from_mapping(json.loads(json.dumps(recipe.to_dict()))) == recipe
+
+
+def test_official_configs_have_the_official_values() -> None:
+    recipe = load_recipe("44khz")
+    assert (recipe.lr, recipe.betas, recipe.gamma, recipe.batch) == (1e-4, (0.8, 0.99), 0.999996, 72)
+    assert recipe.losses == LossWeights(mel=15, stft=0, waveform=0, commitment=0.25, codebook=1)
+
+
+def test_settings_change_by_key_and_value() -> None:
+    changes = [
+        "lr=5e-4",
+        "batch=2",
+        "model.encoder_dim=16",
+        "losses.mel=3",
+        "optimizer=adamw",
+        "valid_codebooks=[1, 2]",
+    ]
+    recipe = load_recipe("causal-24khz", changes)
+    assert (recipe.lr, recipe.batch, recipe.model.encoder_dim, recipe.losses.mel) == (5e-4, 2, 16, 3.0)
+    assert (recipe.optimizer, recipe.valid_codebooks) == ("adamw", (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("lr", "key=value"),
+        ("learning_rate=1", "learning_rate"),
+        ("losses.gan=1", "gan"),
+        ("model.width=3", "width"),
+        ("model.encoder_dim=0", "encoder_dim"),
+        ("batch=many", "batch"),
+        ("batch=0", "batch"),
+        ("batch=1.5", "batch"),
+        ("lr.x=1", "lr"),
+        ("optimizer=sgd", "optimizer"),
+        ("precision=fp8", "precision"),
+        ("cooldown=2", "cooldown"),
+        ("segment_seconds=0.01", "2048"),
+        ("model.preset=dac-8khz", "dac-8khz"),
+    ],
+)
+def test_a_wrong_change_is_refused_by_name(change: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        load_recipe("causal-24khz", [change])
+
+
+def test_an_unknown_or_broken_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="causal-24khz"):
+        load_recipe("nonsense")
+    broken = tmp_path / "broken.json"
+    broken.write_text("{")
+    with pytest.raises(UsageError, match="not JSON"):
+        load_recipe(broken)
+
+
+def test_early_steps_use_the_small_batches() -> None:
+    recipe = Recipe(early_steps=10, early_batch=2, early_segment_seconds=0.3, batch=6, segment_seconds=0.9)
+    assert recipe.shape_at(9) == (2, 0.3)
+    assert recipe.shape_at(10) == (6, 0.9)

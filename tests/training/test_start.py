@@ -1,0 +1,52 @@
+"""A transform start codes audio before any training."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from streamdac.config import CENTRED, ModelConfig
+from streamdac.errors import UsageError
+from streamdac.nn import DAC
+from streamdac.training.losses import si_sdr
+from streamdac.training.start import quiet_start, transform_start
+
+
+def low_noise(samples: int) -> torch.Tensor:
+    noise = torch.randn(1, 1, samples + 64)
+    return 0.05 * torch.nn.functional.avg_pool1d(noise, 16, 1)[..., :samples]
+
+
+def model(**changes: object) -> DAC:
+    values = {"encoder_dim": 8, "encoder_rates": (4, 3), "decoder_dim": 48, "decoder_rates": (3, 4), "latent_dim": 8}
+    return DAC(ModelConfig(**{**values, "n_codebooks": 1, **changes}))  # type: ignore[arg-type]
+
+
+def test_a_transform_start_passes_the_waveform_on() -> None:
+    torch.manual_seed(0)
+    network, audio = model(), low_noise(24_000)
+    quiet_start(network)
+    with torch.no_grad():
+        before = si_sdr(network.decoder(network.encoder(audio)), audio).item()
+        share = transform_start(network, audio)
+        after = si_sdr(network.decoder(network.encoder(audio)), audio).item()
+    assert share > 0.98
+    assert before < 0
+    assert after > 10
+
+
+def test_every_parameter_still_gets_a_gradient() -> None:
+    torch.manual_seed(0)
+    network, audio = model(), low_noise(2400)
+    transform_start(network, audio)
+    (network.decoder(network.encoder(audio)) - audio).square().sum().backward()
+    for name, parameter in network.named_parameters():
+        if not name.startswith("quantizer"):
+            assert parameter.grad is not None, name
+            assert float(parameter.grad.abs().max()) > 0, name
+
+
+@pytest.mark.parametrize("changes", [{"padding": CENTRED}, {"encoder_dim": 2}, {"decoder_dim": 4}])
+def test_a_network_that_cannot_hold_a_hop_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="transform start"):
+        transform_start(model(**changes), low_noise(2400))
