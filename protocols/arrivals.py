@@ -31,6 +31,7 @@ class Arrivals:
         self._frame_seconds = frame_seconds
         self._since = PacketCounts()
         self._highest: int | None = None  # extended sequence number
+        self._lowest = 0
         self._seen = 0  # bit i: the packet i before the highest has come
         self._transit: float | None = None
         self._fastest: float | None = None  # smallest transit since the last report
@@ -76,7 +77,7 @@ class Arrivals:
     def _sequence(self, sequence: int) -> bool:
         """Take a sequence number; False for a duplicate, or one too old to tell."""
         if self._highest is None:
-            self._highest, self._seen = sequence, 1
+            self._highest, self._lowest, self._seen = sequence, sequence, 1
             return True
         ahead = (sequence - self._highest + SEQUENCES // 2) % SEQUENCES - SEQUENCES // 2
         if ahead > 0:
@@ -90,8 +91,12 @@ class Arrivals:
         if -ahead >= _HISTORY or self._seen >> -ahead & 1:
             return False
         self._seen |= 1 << -ahead
-        self.total.lost -= 1
-        self._since.lost -= 1
+        # What lies before the first packet that came counts from now on; all else was taken for lost.
+        extended = self._highest + ahead
+        found = self._lowest - extended - 1 if extended < self._lowest else -1
+        self._lowest = min(self._lowest, extended)
+        self.total.lost += found
+        self._since.lost += found
         return True
 
 

@@ -58,6 +58,7 @@ class Concealer:
         self._repeat, self._fade = repeat_frames, fade_frames
         self._run = repeat_frames + fade_frames  # nothing to repeat before the first frame
         self._in_run = False
+        self._length = 0  # of the run
 
     def played(self, codes: CodeArray) -> None:
         """Codes `[K, C]` of a frame that came."""

@@ -11,17 +11,22 @@ from collections import deque
 
 import numpy as np
 
+from ..errors import UsageError
+
 QUANTILE = 0.95
 FORGET = 0.983  # per interval: half is forgotten after 20 s
 INTERVAL = 0.5  # s
 WINDOW = 2.0  # s
 BUCKET = 0.005  # s
+MAX_SECONDS = 60
 
 
 class DelayEstimator:
     """Relative delays in, `target` (s) out, between `minimum` and `maximum`."""
 
     def __init__(self, frame_seconds: float, *, minimum: float = 0.02, maximum: float = 1.0) -> None:
+        if not 0 <= minimum <= maximum <= MAX_SECONDS:
+            raise UsageError(f"got delays from {minimum} to {maximum} s, need 0 to {MAX_SECONDS}, rising")
         self.minimum, self.maximum = minimum, maximum
         self.target = minimum
         self._frame_seconds = frame_seconds

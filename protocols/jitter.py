@@ -24,7 +24,8 @@ from .redundancy import recover
 DROP_SECONDS = 0.08  # above the target
 DROP_EVERY = 10  # pops between two frames left out; a third of it when the delay is far too long
 FLUSH_SECONDS = 1.0  # above the target
-LATE_RUN = 5  # packets in a row that are too late while nothing else is there
+LATE_RUN = 5  # packets in a row that are too late while nothing else is there,
+LATE_SECONDS = 0.5  # over so long: a burst after a stall is no reason to go back
 MAX_MUTES = 64  # remembered
 
 
@@ -47,6 +48,14 @@ class Slot:
     kind: Kind
     frame: int | None = None
     codes: CodeArray | None = None
+
+
+@dataclass(slots=True)
+class _Mute:
+    """Frames from `first` up to `end`, None while the mute lasts."""
+
+    first: int
+    end: int | None
 
 
 @dataclass(slots=True)
@@ -79,10 +88,11 @@ class JitterBuffer:
         self._frames: dict[int, tuple[bool, CodeArray]] = {}  # (from redundancy, codes)
         self._next: int | None = None  # None until playback starts
         self._end: int | None = None
-        self._mutes: deque[list[int | None]] = deque(maxlen=MAX_MUTES)  # [first, end or None while it lasts]
+        self._mutes: deque[_Mute] = deque(maxlen=MAX_MUTES)
         self._newest = 0  # frame after the newest one that came
         self._credit = 0  # frames concealed while stalled
         self._late_run = 0
+        self._late_since = 0.0
         self._since_drop = 0
 
     @property
@@ -102,7 +112,7 @@ class JitterBuffer:
         after = packet.first_frame + packet.frames
         self._close_mute(packet.first_frame)
         if self._next is not None:
-            if after <= self._next and not self._take_late(packet.first_frame):
+            if after <= self._next and not self._take_late(packet.first_frame, now):
                 return False
             if after - self._next > self._capacity:
                 self._flush(after - 1, now)
@@ -128,12 +138,12 @@ class JitterBuffer:
 
     def mute(self, first_frame: int) -> None:
         """Frames from here to the next packet are silence."""
-        if self._mutes and self._mutes[-1][1] is None:
+        if self._mutes and self._mutes[-1].end is None:
             return
         end = None
         if self._newest > first_frame:  # it was overtaken by a packet
             end = min((frame for frame in self._frames if frame >= first_frame), default=self._newest)
-        self._mutes.append([first_frame, end])
+        self._mutes.append(_Mute(first_frame, end))
 
     def end(self, frames: int) -> None:
         """The stream has so many frames."""
@@ -193,7 +203,7 @@ class JitterBuffer:
     def _silent(self, frame: int, now: float) -> Slot:
         """A muted frame: the place to bring the delay to its target without being heard."""
         excess = self._lag(frame, now) - self.delay.target
-        if excess > self._hop and self._muted(frame + 1):
+        if excess > self._hop and self._muted(frame + 1) and frame + 1 not in self._frames:
             self._next = frame + 2
         elif excess >= -self._hop:
             self._next = frame + 1
@@ -242,10 +252,12 @@ class JitterBuffer:
         self.counts.flushes += 1
         self._jump(min(max(due, newest - self._capacity + 1), newest))
 
-    def _take_late(self, first_frame: int) -> bool:
+    def _take_late(self, first_frame: int, now: float) -> bool:
         """Whether a late packet is to be played after all: when only such ones come, playback is in the wrong place."""
+        if not self._late_run:
+            self._late_since = now
         self._late_run += 1
-        if self._late_run < LATE_RUN or self._frames:
+        if self._late_run < LATE_RUN or now - self._late_since < LATE_SECONDS or self._frames:
             self.counts.late += 1
             return False
         self.counts.flushes += 1
@@ -269,10 +281,8 @@ class JitterBuffer:
         return now - frame * self._hop - (self.delay.base or 0.0)
 
     def _muted(self, frame: int) -> bool:
-        return any(first <= frame and (end is None or frame < end) for first, end in self._mutes if first is not None)
+        return any(mute.first <= frame and (mute.end is None or frame < mute.end) for mute in self._mutes)
 
     def _close_mute(self, frame: int) -> None:
-        if self._mutes and self._mutes[-1][1] is None:
-            first = self._mutes[-1][0] or 0
-            if frame >= first:
-                self._mutes[-1][1] = frame
+        if self._mutes and self._mutes[-1].end is None and frame >= self._mutes[-1].first:
+            self._mutes[-1].end = frame

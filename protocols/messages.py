@@ -16,6 +16,7 @@ VERSION = 1
 SUBPROTOCOL = "v1.streamdac"  # of a websocket
 MAX_PAYLOAD = 8192  # bytes; 64 frames of 32 codebooks in stereo take 5120
 MAX_MESSAGE = 2 * MAX_PAYLOAD + 256  # bytes; a packet with as much redundancy as payload
+MAX_DEPTH = 8  # arrays within arrays, the message itself included
 MAX_FRAMES = 64  # in one packet
 MAX_FRAME = (1 << 48) - 1  # 119,000 years at 75 frames a second
 MAX_SAMPLES = (1 << 53) - 1  # exact in a double, for readers in other languages

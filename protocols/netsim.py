@@ -14,13 +14,15 @@ from ..errors import UsageError
 
 T = TypeVar("T")
 
+MAX_DRIFT = 0.1
+
 
 @dataclass(frozen=True, slots=True)
 class Network:
     """How bad it is. Times in seconds, probabilities per packet.
 
     Loss is Gilbert and Elliott's: a good and a bad state, every packet of the bad one lost; `loss` is the share of all
-    packets, `burst` the mean number lost in a row (1 / (1 - loss) or less is independent loss).
+    packets, `burst` the mean number lost in a row; it is at least 1 / (1 - loss), that of independent losses.
     """
 
     delay: float = 0.03
@@ -40,10 +42,16 @@ class Network:
     def __post_init__(self) -> None:
         shares = self.loss, self.reorder, self.duplicate
         times = self.delay, self.jitter, self.reorder_delay, self.queue, self.stall_every, self.stall
-        if not all(0 <= share < 1 for share in shares) or min(times) < 0 or self.burst < 1:
-            raise UsageError(f"need shares from 0 to 1, times from 0 and bursts from 1 packet, got {self}")
-        if abs(self.drift) > 0.1 or (self.bandwidth is not None and self.bandwidth <= 0):
-            raise UsageError(f"got drift {self.drift}, bandwidth {self.bandwidth}; need at most 0.1, more than 0")
+        if not all(0 <= share < 1 for share in shares):
+            raise UsageError(f"got loss, reorder, duplicate of {shares}, need 0 to less than 1")
+        if not all(0 <= time < float("inf") for time in times):
+            raise UsageError(f"got times of {times} s, need 0 or more")
+        if not 1 <= self.burst < float("inf"):
+            raise UsageError(f"got bursts of {self.burst} packets, need at least 1")
+        if not abs(self.drift) <= MAX_DRIFT:
+            raise UsageError(f"got a drift of {self.drift}, need {-MAX_DRIFT} to {MAX_DRIFT}")
+        if self.bandwidth is not None and not 0 < self.bandwidth < float("inf"):
+            raise UsageError(f"got a bandwidth of {self.bandwidth} bit/s, need more than 0")
 
 
 @dataclass(slots=True)
@@ -106,8 +114,8 @@ class Link(Generic[T]):
 
     def _lose(self) -> bool:
         """Gilbert and Elliott: leave the bad state with 1 / burst, enter it so that the share of losses is right."""
-        leave = 1 / self.network.burst
-        enter = min(1.0, self.network.loss * leave / (1 - self.network.loss))
+        leave = min(1 / self.network.burst, 1 - self.network.loss)
+        enter = self.network.loss * leave / (1 - self.network.loss)
         self._bad = self._random.random() < (1 - leave if self._bad else enter)
         return self._bad
 

@@ -3,10 +3,11 @@
 Less is, as long as the overhead of packets outweighs their codes, more frames a packet, then fewer codebooks; more is
 the reverse. A queue, here or on the way, lowers the rate at once. Light loss is met with redundancy, heavy loss with
 less (above 10 %, as GCC's loss controller); but loss that a decrease does not cure is not of
-our making (a bad radio link, say): the rate is restored, and redundancy alone has to do. An increase that brings trouble
-makes the next one wait twice as long.
+our making (a bad radio link, say): the rate is restored, and redundancy alone has to do. Each time that an increase
+brings trouble, the rate that it led to is tried again after twice as long.
 """
 
+from collections import deque
 from dataclasses import dataclass, replace
 
 from ..errors import UsageError
@@ -16,12 +17,13 @@ HEAVY_LOSS = 0.10
 LIGHT_LOSS = 0.07  # below which the rate may rise
 ANY_LOSS = 0.005  # from which on redundancy is sent
 QUEUE_SECONDS = 0.15  # of packets waiting, on the way or in our own queue
-ROUND_TRIP_RISE = 0.3  # s above the smallest seen
+ROUND_TRIP_RISE = 0.3  # s above the smallest of the last reports
+ROUND_TRIPS = 60  # reports, so that a new, longer route is accepted after a while
 HOLD_SECONDS = 1.0  # between two decreases, so that the first one can show
 JUDGE_SECONDS = 4.0  # after which decreases must have cured a loss
 RAISE_SECONDS = 2.0  # without trouble before an increase
 MAX_RAISE_SECONDS = 60.0
-FORGIVE_SECONDS = 20.0  # without trouble until increases are quick again
+FORGIVE_SECONDS = 20.0  # without trouble after an increase: it has not failed
 DECREASE = 0.7
 TOLERANCE_FADES = 0.998  # per report: a loss once tolerated is tried again after minutes
 OVERHEAD_BITS = 25 * 8  # of a packet: message, websocket frame, a share of TCP and IP
@@ -62,10 +64,11 @@ class RateControl:
         self._calm = True  # by the last report, if there are any: they are optional
         self._tolerated = 0.0  # loss that sending less did not cure
         self._trial: tuple[float, float, Rate] | None = None  # time, loss and rate before decreases for loss
-        self._round_trip: float | None = None  # the smallest
+        self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
         self._trouble: float | None = None  # when it last was
         self._lowered = self._raised = float("-inf")
-        self._wait = RAISE_SECONDS
+        self._wait = RAISE_SECONDS  # before the rate that failed is tried again
+        self._failed: Rate | None = None  # the rate of the last increase that brought trouble
 
     def report(self, stats: Stats, now: float) -> Rate:
         """Take a receiver's report."""
@@ -75,9 +78,8 @@ class RateControl:
         self._tolerated *= TOLERANCE_FADES
         rise = 0.0
         if stats.round_trip:
-            round_trip = stats.round_trip / 1e6
-            self._round_trip = min(self._round_trip or round_trip, round_trip)
-            rise = round_trip - self._round_trip
+            self._round_trips.append(stats.round_trip / 1e6)
+            rise = self._round_trips[-1] - min(self._round_trips)
         waiting = stats.queued / 1e6 > QUEUE_SECONDS or rise > ROUND_TRIP_RISE
         if waiting:
             self._trial = None  # the loss may well be ours
@@ -111,11 +113,7 @@ class RateControl:
             if now - self._lowered >= HOLD_SECONDS:
                 self._lower(now)
         elif calm:
-            quiet = now - max(self._trouble, self._raised)
-            if now - self._trouble >= FORGIVE_SECONDS:
-                self._wait = RAISE_SECONDS
-            if quiet >= self._wait:
-                self._raise(now)
+            self._raise(now, quiet=now - max(self._trouble, self._raised))
         self.rate = replace(self.rate, redundancy_frames=self._redundancy())
         return self.rate
 
@@ -130,21 +128,31 @@ class RateControl:
             return
         if now - self._raised < FORGIVE_SECONDS:
             self._wait = min(self._wait * 2, MAX_RAISE_SECONDS)
+            self._failed = rate
         self._lowered = now
         self.decreases += 1
 
-    def _raise(self, now: float) -> None:
+    def _raise(self, now: float, *, quiet: float) -> None:
+        if self._failed is not None and _reaches(self.rate, self._failed) and quiet >= FORGIVE_SECONDS:
+            self._failed, self._wait = None, RAISE_SECONDS
         rate, best = self.rate, self.best
         if rate.codebooks < best.codebooks:
-            self.rate = replace(rate, codebooks=rate.codebooks + 1)
+            better = replace(rate, codebooks=rate.codebooks + 1)
         elif rate.frames_per_packet > best.frames_per_packet:
-            self.rate = replace(rate, frames_per_packet=max(best.frames_per_packet, rate.frames_per_packet // 2))
+            better = replace(rate, frames_per_packet=max(best.frames_per_packet, rate.frames_per_packet // 2))
         else:
             return
-        self._raised = now
+        risky = self._failed is not None and _reaches(better, self._failed)
+        if quiet >= (self._wait if risky else RAISE_SECONDS):
+            self.rate, self._raised = better, now
 
     def _redundancy(self) -> int:
         """Frames of redundancy: none without loss, else what makes up for the bursts of late."""
         if self._loss < ANY_LOSS:
             return 0
         return min(MAX_REDUNDANCY, max(1, round(self._burst)) * self.rate.frames_per_packet)
+
+
+def _reaches(rate: Rate, other: Rate) -> bool:
+    """Whether a rate is as good as another one."""
+    return rate.codebooks >= other.codebooks and rate.frames_per_packet <= other.frames_per_packet

@@ -120,7 +120,7 @@ class StreamReader:
                 self._after_magic = False
             case Magic(offset):
                 self._on_magic(offset)
-            case None:
+            case _:
                 return self._on_nothing()
         return True
 

@@ -47,12 +47,15 @@ class Receiver:
                 self.jitter.mute(message.first_frame)
             case End():
                 self.jitter.end(message.frames)
-            case Packet():
-                if not self.arrivals.observe(message, now):
-                    return
-                self.drift.observe(message.first_frame, now)
-                if not self.jitter.push(message, now):
-                    self.arrivals.late()
+            case _:
+                self._packet(message, now)
+
+    def _packet(self, packet: Packet, now: float) -> None:
+        if not self.arrivals.observe(packet, now):
+            return
+        self.drift.observe(packet.first_frame, now)
+        if not self.jitter.push(packet, now):
+            self.arrivals.late()
 
     def pop(self, now: float) -> Playable:
         """What to play for the next hop; the decoder is to be pushed with it whatever its kind."""

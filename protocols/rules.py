@@ -95,7 +95,7 @@ class Agreement:
                 self._move(key, message.first_frame, 0)
             case End():
                 self._end(key, message)
-            case Left():
+            case _:  # Left
                 self.positions.pop(key, None)
 
     def _packet(self, packet: Packet) -> None:

@@ -33,7 +33,8 @@ class Sender:
         self.packets = 0
         self.codebooks = layout.codebooks
         self.mute_frames = mute_frames
-        self._redundancy = Redundancy(layout, frames=redundancy_frames, codebooks=redundancy_codebooks)
+        self._redundancy = Redundancy(layout)
+        self._wanted = redundancy_frames, redundancy_codebooks  # what fits may be less
         self._kept: CodeArray | None = None
         self._unsaid: int | None = None  # muted frames since the last Mute; None while not muted
         self._ended = False
@@ -48,17 +49,17 @@ class Sender:
         redundancy_codebooks: int | None = None,
     ) -> None:
         """Change what packets hold, within what the session and one packet allow; None leaves a value as it is."""
-        if min(codebooks or 1, frames_per_packet or 1) < 1:
+        if any(count is not None and count < 1 for count in (codebooks, frames_per_packet)):
             raise UsageError(f"got {codebooks} codebooks, {frames_per_packet} frames a packet, need at least 1")
         if codebooks is not None:
             self.codebooks = min(codebooks, self.layout.codebooks)
         if frames_per_packet is not None:
             self.frames_per_packet = min(frames_per_packet, max_frames(self.layout, self.layout.codebooks))
-        past = self._redundancy
-        self._redundancy.adjust(
-            frames=past.frames if redundancy_frames is None else redundancy_frames,
-            codebooks=past.codebooks if redundancy_codebooks is None else redundancy_codebooks,
-        )
+        frames, coarse = self._wanted
+        frames = frames if redundancy_frames is None else redundancy_frames
+        coarse = coarse if redundancy_codebooks is None else redundancy_codebooks
+        self._redundancy.adjust(frames=frames, codebooks=coarse)
+        self._wanted = frames, coarse
 
     def push(self, codes: npt.NDArray[np.integer]) -> list[Packet]:
         """The packets that codes `[K, C, F]` complete; codebooks beyond `self.codebooks` are left out."""

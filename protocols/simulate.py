@@ -1,5 +1,6 @@
 """One stream over a simulated network, from codes to what is played: for tests and for tables of loss against quality."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from .bitpack import CodeArray
@@ -139,3 +140,29 @@ def simulate(
 ) -> Outcome:
     """Send codes `[K, C, F]` in real time over the network and play them."""
     return _Run(codes, layout, network, setup or Setup(), seed).play()
+
+
+def source_frames(played: Sequence[Playable]) -> list[int | None]:
+    """For each hop played, the frame of the source in whose place it stands; None for time that the source has not.
+
+    What was concealed while stalled stands for frames that were passed over afterwards; the rest of it made the delay
+    longer.
+    """
+    places: list[int | None] = []
+    following = played[0].frame if played else None  # frame after the last one placed
+    stalled = 0
+    for playable in played:
+        frame = playable.frame
+        assert frame is not None
+        assert following is not None
+        places.append(None)
+        if playable.kind is Kind.STALLED:
+            stalled += 1
+            continue
+        for i in range(min(stalled, frame - following)):
+            places[-1 - stalled + i] = following + i
+        if frame >= following:
+            places[-1] = frame
+            following = frame + 1
+        stalled = 0
+    return places

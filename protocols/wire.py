@@ -7,7 +7,7 @@ import msgpack
 
 from ..errors import LocalProtocolError, RemoteProtocolError
 from .fields import FieldError, check_all, declared, wire_values
-from .messages import MAX_MESSAGE, MAX_PAYLOAD, OPTIONAL, VERSION, Accept, Header, Hello, Message
+from .messages import MAX_DEPTH, MAX_MESSAGE, MAX_PAYLOAD, OPTIONAL, VERSION, Accept, Header, Hello, Message
 
 KINDS: dict[int, type[Message]] = {message.KIND: message for message in get_args(Message)}
 _VERSIONED = (Header, Hello, Accept)  # their first field is the version
@@ -43,6 +43,7 @@ def decode(data: bytes) -> Message | Unknown:
     message = KINDS.get(kind)
     if message is None:
         if kind in OPTIONAL:
+            _check_depth(values)
             return Unknown(kind)
         raise UnsupportedError(f"message of unknown critical kind {kind}")
     # Before the arity: a later version may have more fields.
@@ -52,6 +53,16 @@ def decode(data: bytes) -> Message | Unknown:
         return message(*check_all(declared(message), values))
     except FieldError as error:
         raise RemoteProtocolError(f"{message.__name__}: {error}") from None
+
+
+def _check_depth(values: list[object]) -> None:
+    """Refuse deep nesting in a message whose fields we do not know."""
+    arrays: list[list[object]] = [values]
+    depth = 1
+    while arrays := [value for array in arrays for value in array if type(value) is list]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise RemoteProtocolError(f"message nested deeper than {MAX_DEPTH} arrays")
 
 
 def _array(data: bytes) -> list[object]:

@@ -210,6 +210,12 @@ def test_a_stream_begins_anywhere_and_may_jump_within_the_window() -> None:
     pair.say(pair.client, packet(10**9 + 2))
 
 
+def test_a_stream_that_was_muted_from_its_first_frame_may_end_there() -> None:
+    pair = Pair()
+    pair.say(pair.client, Mute(0, 0))
+    pair.say(pair.client, End(0, 0, 0))
+
+
 def test_nothing_follows_the_end_of_a_clients_stream() -> None:
     pair = Pair()
     pair.say(pair.client, End(0, 0, 0))
@@ -228,7 +234,7 @@ def test_a_server_may_use_a_stream_number_again() -> None:
 
 @pytest.mark.parametrize(
     ("role", "by_client", "by_server"),
-    [(Role.SEND, [packet(), End(0, 0, 0)], [STATS, ADAPT]), (Role.RECEIVE, [STATS, ADAPT], [packet(), Left(0)])],
+    [(Role.SEND, [packet(), End(0, 0, 1)], [STATS, ADAPT]), (Role.RECEIVE, [STATS, ADAPT], [packet(), End(0, 0, 1)])],
 )
 def test_roles_say_who_sends_codes_and_who_reports(role, by_client, by_server) -> None:
     pair = Pair(role)
