@@ -6,17 +6,34 @@ STAMP := $(VENV)/.installed
 FOLDERS := frontends protocols training
 CLIP := tests/data/speech.flac
 
-.PHONY: demo test test-slow lint typecheck clean
+# Work of this size is fastest on one thread, and tests start processes of their own.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+.PHONY: install demo test test-slow coverage fuzz sanitize lint typecheck clean
+
+install: $(STAMP)
 
 demo: $(STAMP)
 	$(BIN)/streamdac live --input $(CLIP) --output demo/speech-coded.wav --plot demo/spectrogram.png --force
 	@echo "listen to demo/speech-coded.wav beside $(CLIP); the picture is demo/spectrogram.png"
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: $(STAMP)
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
+
+# The protocol's core is covered whole, every branch of it.
+coverage: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/coverage run --branch --source protocols -m pytest -q tests/protocols
+	$(BIN)/coverage report -m --fail-under=100
+
+fuzz: $(STAMP)
+	$(BIN)/python -m tests.archive.fuzz --count 200000
+	$(BIN)/python -m tests.protocols.fuzz --count 1000000
+
+sanitize: $(STAMP)
+	PYTHON=$(CURDIR)/$(BIN)/python bash tests/native/sanitize.sh
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
@@ -31,7 +48,7 @@ typecheck: $(STAMP)
 $(STAMP): setup.cfg pyproject.toml constraints.txt $(wildcard setup.py)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[live,websocket,plot,train,test,dev]"
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[live,websocket,plot,train,eval,test,dev]"
 	touch $(STAMP)
 
 clean:

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from streamdac.errors import BadDataError, NoInputError, OutputError, UsageError
-from streamdac.files import refuse_existing, written_whole
+from streamdac.errors import BadDataError, DeniedError, NoInputError, OutputError, UsageError
+from streamdac.files import refuse_existing, unreadable, written_whole
 
 if TYPE_CHECKING:
     import soundfile
@@ -18,53 +18,32 @@ if TYPE_CHECKING:
 
 # What libsndfile reads, by suffix; a directory is searched for these.
 SUFFIXES = frozenset(
-    [
-        ".wav",
-        ".flac",
-        ".ogg",
-        ".oga",
-        ".opus",
-        ".mp3",
-        ".aif",
-        ".aiff",
-        ".aifc",
-        ".au",
-        ".snd",
-        ".caf",
-        ".w64",
-        ".rf64",
-        ".wave",
-        ".mat",
-        ".voc",
-        ".sd2",
-    ]
-)
+    (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
+     ".rf64", ".voc", ".sd2")
+)  # fmt: skip
 _WRITTEN = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".oga": "OGG", ".w64": "W64", ".rf64": "RF64", ".aiff": "AIFF",
             ".aif": "AIFF", ".au": "AU", ".caf": "CAF", ".opus": "OGG", ".mp3": "MP3"}  # fmt: skip
 _SUBTYPES = {"OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}
+_UNKNOWN = 1 << 60  # libsndfile's frame count where a file does not say
 
 
 class FileSource:
-    """A file of any format that libsndfile reads."""
+    """A file of any format that libsndfile reads. `spool_of`: it is a copy of that pipe, and removed at the end."""
 
-    def __init__(self, path: Path, *, delete: bool = False) -> None:
+    def __init__(self, path: Path, *, spool_of: str | None = None) -> None:
         import soundfile
 
-        self.path, self._delete = path, delete
-        if not path.exists():
-            raise NoInputError(f"no file {path}")
-        if path.is_dir():
-            raise UsageError(f"{path} is a directory, need a file")
+        self.path, self._spooled = path, spool_of is not None
+        self._name = spool_of or str(path)
+        _check_readable(path)
         try:
             self._file: soundfile.SoundFile = soundfile.SoundFile(path)
         except (soundfile.LibsndfileError, TypeError, ValueError, RuntimeError) as error:
             self.close()
             reason = getattr(error, "error_string", str(error))
-            raise BadDataError(f"{path}: not an audio file that can be read: {reason}") from error
-        except OSError as error:
-            raise NoInputError(f"cannot read {path}: {error.strerror}") from error
+            raise BadDataError(f"{self._name}: not an audio file that can be read: {reason}") from error
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
-        self.samples: int | None = self._file.frames
+        self.samples: int | None = self._file.frames if self._file.frames < _UNKNOWN else None
 
     def read(self, samples: int) -> Block | None:
         """The next samples."""
@@ -74,17 +53,29 @@ class FileSource:
         try:
             block = self._file.read(samples, dtype="float32", always_2d=True)
         except soundfile.LibsndfileError as error:
-            raise BadDataError(f"{self.path}: damaged at sample {self._file.tell()}: {error.error_string}") from error
+            raise BadDataError(f"{self._name}: damaged at sample {self._file.tell()}: {error.error_string}") from error
         if len(block) and not np.isfinite(block).all():
-            raise BadDataError(f"{self.path}: holds NaN or infinity before sample {self._file.tell()}")
+            raise BadDataError(f"{self._name}: holds NaN or infinity before sample {self._file.tell()}")
         return block if len(block) else None
 
     def close(self) -> None:
         """Close, and remove a spooled file."""
         if hasattr(self, "_file"):
             self._file.close()
-        if self._delete:
+        if self._spooled:
             self.path.unlink(missing_ok=True)
+
+
+def _check_readable(path: Path) -> None:
+    """libsndfile does not say why it cannot open a file: find out first."""
+    if path.is_dir():
+        raise UsageError(f"{path} is a directory, need a file")
+    try:
+        path.open("rb").close()
+    except FileNotFoundError as error:
+        raise NoInputError(f"no file {path}") from error
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 class FileSink:
@@ -97,6 +88,7 @@ class FileSink:
             raise UsageError(f"{path}: no format for suffix {path.suffix!r}; there are {', '.join(sorted(_WRITTEN))}")
         form = _WRITTEN[path.suffix.lower()]
         subtype = "OPUS" if path.suffix.lower() == ".opus" else _SUBTYPES.get(form, "FLOAT" if as_float else "PCM_16")
+        self._path = path
         self._stack = ExitStack()
         self._pcm = subtype == "PCM_16"
         temporary = self._stack.enter_context(written_whole(path, force=force))
@@ -118,11 +110,17 @@ class FileSink:
             # Rounded as in a pipe, so that both ways give the same samples.
             self._file.write(pcm16(block) if self._pcm else block)
         except soundfile.LibsndfileError as error:
-            raise OutputError(f"cannot write {self._file.name}: {error.error_string}") from error
+            raise OutputError(f"cannot write {self._path}: {error.error_string} (disk full?)") from error
 
     def close(self, *, complete: bool = True) -> None:
         """Rename it into place, or remove it."""
-        self._file.close()
+        import soundfile
+
+        try:
+            self._file.close()
+        except soundfile.LibsndfileError as error:
+            self._abandon()
+            raise OutputError(f"cannot finish {self._path}: {error.error_string} (disk full?)") from error
         self._stack.close() if complete else self._abandon()
 
     def _abandon(self) -> None:
@@ -138,11 +136,14 @@ def check_output(path: Path, *, force: bool) -> None:
     """Refuse early what could not be written later.
 
     Raises:
-        OutputError: it is there already, or its folder cannot be written to.
+        OutputError: it is there already, or would lie in something that is no folder.
+        DeniedError: its folder may not be written to.
     """
     refuse_existing(path, force=force)
-    folder = path.parent
+    folder = path.absolute().parent
     while not folder.exists():
         folder = folder.parent
-    if not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OutputError(f"cannot write into {folder}")
+    if not folder.is_dir():
+        raise OutputError(f"cannot write {path}: {folder} is not a folder")
+    if not os.access(folder, os.W_OK):
+        raise DeniedError(f"cannot write into {folder}: permission denied")

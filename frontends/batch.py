@@ -9,51 +9,87 @@ from pathlib import Path
 
 import click
 
-from streamdac.errors import NoInputError, StreamdacError, UsageError
+from streamdac.errors import BadDataError, NoInputError, StreamdacError, UsageError
+from streamdac.frontend import is_spec
+
+from .audio_files import SUFFIXES
+
+# Suffixes that nobody gives a folder: an output in one of them, where it is not made, is a mistake.
+_FILES = SUFFIXES | {".sdac", ".dac", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".raw", ".pcm"}
 
 
 @dataclass(frozen=True)
 class Job:
-    """One input and its output; `-` is a pipe."""
+    """One input and its output; `-` is a pipe, `name:...` another frontend's source or sink."""
 
     source: str
     target: str
 
 
 def plan_jobs(
-    inputs: Sequence[str], output: str | None, *, read: Collection[str], made: str, known: Collection[str]
+    inputs: Sequence[str],
+    output: str | None,
+    *,
+    read: Collection[str],
+    made: str,
+    known: Collection[str],
+    sinks: bool = False,
 ) -> list[Job]:
     """Which input becomes which output.
 
     Args:
-        inputs: files, folders (walked, hidden files left out) and `-`.
+        inputs: files, folders (walked, hidden files left out), sources of other frontends (`tone:440,5`) and `-`.
         output: a file where its suffix is in `known`, `-`, or a folder; beside the inputs where None.
         read: suffixes, in lower case, that a folder is searched for.
         made: suffix of the outputs.
         known: suffixes that say that `output` is a file.
+        sinks: whether `output` may be a sink of another frontend (`null:`).
 
     Raises:
         NoInputError: an input is missing, or a folder holds nothing to read.
-        UsageError: two inputs would become one output, or many inputs one file.
+        UsageError: two inputs would become one output, or many inputs one file, or an output of another kind is meant.
     """
     found = [pair for name in inputs for pair in _expand(name, read)]
-    to_file = (
-        output is not None and (output == "-" or Path(output).suffix.lower() in known) and not Path(output).is_dir()
-    )
-    if to_file and (len(found) != 1 or Path(inputs[0]).is_dir()):
+    single = output is not None and _is_single(output, known, sinks)
+    if single and (len(found) != 1 or Path(inputs[0]).is_dir()):
         raise UsageError(f"{len(found)} inputs cannot become the one file {output}: name a folder")
     jobs = [
-        Job(source, output if to_file and output else _target(source, relative, output, made))
+        Job(source, output if single and output else _target(source, relative, output, made))
         for source, relative in found
     ]
+    _check_targets(jobs)
+    return jobs
+
+
+def _is_single(output: str, known: Collection[str], sinks: bool) -> bool:
+    """Whether `output` is one place, rather than a folder."""
+    if output == "-":
+        return True
+    if is_spec(output):
+        if not sinks:
+            raise UsageError(f"{output} takes audio, need a file or a folder")
+        return True
+    suffix = Path(output).suffix.lower()
+    if Path(output).is_dir():
+        return False
+    if suffix in known:
+        return True
+    if suffix in _FILES:
+        raise UsageError(f"{output}: not made here; name a folder, or a file in {', '.join(sorted(known))}")
+    return False
+
+
+def _check_targets(jobs: Sequence[Job]) -> None:
     by_target: dict[str, str] = {}
     for job in jobs:
-        if job.target != "-" and job.target in by_target:
-            raise UsageError(f"{by_target[job.target]} and {job.source} would both become {job.target}")
-        if job.target != "-" and os.path.realpath(job.target) == os.path.realpath(job.source):
+        if job.target == "-" or is_spec(job.target):
+            continue
+        place = os.path.realpath(job.target)
+        if place in by_target:
+            raise UsageError(f"{by_target[place]} and {job.source} would both become {job.target}")
+        if place == os.path.realpath(job.source):
             raise UsageError(f"{job.source} would become itself")
-        by_target[job.target] = job.source
-    return jobs
+        by_target[place] = job.source
 
 
 def _expand(name: str, read: Collection[str]) -> list[tuple[str, Path]]:
@@ -61,6 +97,8 @@ def _expand(name: str, read: Collection[str]) -> list[tuple[str, Path]]:
     path = Path(name)
     if name == "-":
         return [("-", Path("stdin"))]
+    if is_spec(name):
+        return [(name, Path(name.partition(":")[0]))]
     if not path.exists():
         raise NoInputError(f"no file or folder {name}")
     if not path.is_dir():
@@ -81,7 +119,7 @@ def _target(source: str, relative: Path, output: str | None, made: str) -> str:
     if source == "-" and output is None:
         return "-"
     if output is None:
-        return str(Path(source).with_suffix(made))
+        return str(relative.with_suffix(made) if is_spec(source) else Path(source).with_suffix(made))
     return str(Path(output) / relative.with_suffix(made))
 
 
@@ -92,10 +130,19 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Job], None]) -> int:
         try:
             work(job)
         except (StreamdacError, OSError) as error:
+            if len(jobs) == 1 and isinstance(error, BadDataError):
+                error.args = (failure(job, error),)  # which file is bad is said there too
             if len(jobs) == 1 or isinstance(error, BrokenPipeError):
                 raise
             failed += 1
-            click.echo(f"streamdac: {job.source}: {' '.join(str(error).split())}", err=True)
+            click.echo(f"streamdac: {failure(job, error)}", err=True)
     if failed:
         click.echo(f"streamdac: {failed} of {len(jobs)} files failed", err=True)
     return 1 if failed else 0
+
+
+def failure(job: Job, error: Exception) -> str:
+    """What went wrong, in one line that begins with the input's name."""
+    name = "stdin" if job.source == "-" else job.source
+    text = " ".join(str(error).split())
+    return text if text.startswith(name) else f"{name}: {text}"

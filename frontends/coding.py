@@ -177,8 +177,9 @@ class HopDecoder:
     @cached_property
     def _silence(self) -> CodeArray:
         """One frame of silence, once the encoder has settled."""
-        codes: CodeArray = self.codec.encode(np.zeros(64 * self.codec.hop_length, np.float32))
-        return np.repeat(codes.transpose(1, 0, 2)[:, :, 32:33], self.channels, axis=1)
+        # Far from both edges: the encoder of the default model sees 52 frames.
+        codes: CodeArray = self.codec.encode(np.zeros(128 * self.codec.hop_length, np.float32))
+        return np.repeat(codes.transpose(1, 0, 2)[:, :, 64:65], self.channels, axis=1)
 
     @staticmethod
     def _rows(codes: CodeArray) -> CodeArray:
@@ -210,6 +211,7 @@ class StreamDecoding:
         self._live = live
         self._quality = quality
         self._given = 0
+        self._first_frame: int | None = None if join else 0
 
     @property
     def header(self) -> Header | None:
@@ -244,7 +246,9 @@ class StreamDecoding:
             match event:
                 case HeaderEvent(header):
                     self._begin(header)
-                case Codes(_, codes):
+                case Codes(first, codes):
+                    if self._first_frame is None:
+                        self._first_frame = first  # where a reader that joined came in
                     yield from self._cut(self._converted(self._hops.push(codes)))
                 case Gap(first, frames, reason):
                     self._problem(f"{frames} frames lost from {self._time(first)}: {reason}")
@@ -300,10 +304,14 @@ class StreamDecoding:
 
     def _samples_wanted(self) -> int | None:
         """Samples of the whole output; None where the stream was cut."""
-        assert self.header is not None
+        header = self.header
+        assert header is not None
         if self.ended is None or self.ended.samples is None:
             return None
-        return -(-self.ended.samples * self.rate // self.header.source_rate)
+        if self._first_frame is None:
+            return 0
+        samples = -(-self.ended.samples * self.rate // header.source_rate)
+        return max(0, samples - self._first_frame * header.hop_length * self.rate // header.sample_rate)
 
     def _time(self, frame: int) -> str:
         assert self.header is not None

@@ -15,11 +15,12 @@ def completion(shell: str) -> None:
     """Print the script for a shell, e.g. `eval "$(streamdac completion bash)"`."""
     from click.shell_completion import get_completion_class
 
+    from streamdac.cli import COMPLETE, NAME
     from streamdac.cli import shell as program
 
     found = get_completion_class(shell)
     assert found is not None
-    click.echo(found(program, {}, "streamdac", "_STREAMDAC_COMPLETE").source())
+    click.echo(found(program, {}, NAME, COMPLETE).source())
 
 
 frontend = Frontend(

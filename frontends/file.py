@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from streamdac import frontend as plugins
 from streamdac.frontend import Frontend, LazyCommand
 
 if TYPE_CHECKING:
@@ -18,14 +19,19 @@ def open_source(rest: str, *, sample_rate: int | None = None, channels: int | No
 
 
 def source(path: str, *, raw: str | None = None, sample_rate: int | None = None, channels: int | None = None) -> Source:
-    """A file or stdin; `raw`, with rate and channels, means headerless PCM on stdin."""
+    """A file or stdin; `raw`, with rate and channels, means headerless PCM on stdin. Or any frontend's source."""
     from .audio_files import FileSource
-    from .pipes import open_stdin
+    from .pipes import open_named, open_stdin
 
-    if path != "-":
+    if plugins.is_spec(path):
+        return plugins.open_source(path, sample_rate=sample_rate, channels=channels)
+    if path == "-":
+        name, opened = "stdin", open_stdin(raw, sample_rate, channels)
+    elif Path(path).is_fifo():
+        name, opened = path, open_named(Path(path))
+    else:
         return FileSource(Path(path))
-    opened = open_stdin(raw, sample_rate, channels)
-    return FileSource(Path(opened), delete=True) if isinstance(opened, str) else opened
+    return FileSource(Path(opened), spool_of=name) if isinstance(opened, str) else opened
 
 
 def open_sink(rest: str, *, sample_rate: int, channels: int, force: bool = False) -> Sink:
@@ -36,11 +42,13 @@ def open_sink(rest: str, *, sample_rate: int, channels: int, force: bool = False
 def sink(
     path: str, *, sample_rate: int, channels: int, force: bool = False, raw: str | None = None, as_float: bool = False
 ) -> Sink:
-    """A file, or stdout as WAV or (`raw`) headerless PCM."""
+    """A file, or stdout as WAV or (`raw`) headerless PCM. Or any frontend's sink."""
     from .audio_files import FileSink
     from .pipes import PcmSink
     from .wav import RAW_FORMATS, SampleFormat
 
+    if plugins.is_spec(path):
+        return plugins.open_sink(path, sample_rate=sample_rate, channels=channels, force=force)
     if path != "-":
         return FileSink(Path(path), sample_rate=sample_rate, channels=channels, force=force, as_float=as_float)
     form = RAW_FORMATS[raw] if raw else SampleFormat(32, is_float=True) if as_float else SampleFormat(16)

@@ -8,14 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streamdac.errors import BadDataError, NoInputError
+from streamdac.errors import BadDataError, UsageError
+from streamdac.files import unreadable
 
 from .audio_files import SUFFIXES, FileSource
 
 if TYPE_CHECKING:
     from streamdac.weights import Weights
 
-_MAGIC = b"\x89SDAC\r\n\x1a\n"
+_STREAM = b"\x89SDAC\r\n\x1a\n"
+_ARCHIVE = b"\x93NUMPY"
 
 
 @click.command(short_help="What a file or a model is.")
@@ -46,26 +48,61 @@ def describe(target: str | None) -> dict[str, Any]:
         return _model(find_model(target))
     path = Path(target)
     if path.is_dir():
-        raise NoInputError(f"{path} is a folder, need a file")
-    with path.open("rb") as file:
-        start = file.read(len(_MAGIC))
-    if start == _MAGIC:
+        raise UsageError(f"{path} is a directory, need a file")
+    if path.is_fifo():
+        raise UsageError(f"{path} is a pipe, need a file")
+    try:
+        with path.open("rb") as file:
+            start = file.read(len(_STREAM))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    suffix = path.suffix.lower()
+    if start == _STREAM:
         return _stream(path)
-    if path.suffix.lower() in (".safetensors", ".pth", ".pt"):
+    if start.startswith(_ARCHIVE) or suffix == ".dac":
+        return _archive(path)
+    if suffix in (".safetensors", ".pth", ".pt"):
         return _model(path)
-    if path.suffix.lower() in SUFFIXES:
+    try:
         return _audio(path)
-    raise BadDataError(f"{path}: neither a stream, weights nor audio; it begins with {start.hex(' ') or 'nothing'}")
+    except BadDataError as error:
+        if suffix in SUFFIXES:
+            raise
+        begins = start.hex(" ") or "nothing"
+        raise BadDataError(f"{path}: neither stream, archive, weights nor audio; it begins with {begins}") from error
 
 
 def _audio(path: Path) -> dict[str, Any]:
     source = FileSource(path)
     try:
-        seconds = (source.samples or 0) / source.sample_rate
+        seconds = None if source.samples is None else round(source.samples / source.sample_rate, 3)
         return {"kind": "audio", "sample_rate": source.sample_rate, "channels": source.channels,
-                "samples": source.samples, "seconds": round(seconds, 3)}  # fmt: skip
+                "samples": source.samples, "seconds": seconds}  # fmt: skip
     finally:
         source.close()
+
+
+def _archive(path: Path) -> dict[str, Any]:
+    from streamdac.archive import Archive
+
+    archive = Archive.load(path)
+    size = path.stat().st_size
+    return {
+        "kind": "archive",
+        "sample_rate": archive.sample_rate,
+        "channels": archive.channels,
+        "signals": archive.batch,
+        "codebooks": archive.n_codebooks,
+        "samples": archive.original_length,
+        "frames": archive.frames,
+        "seconds": round(archive.seconds, 3),
+        "windowed": not archive.padding,
+        "frames_per_window": archive.chunk_length,
+        "loudness_db": [round(float(level), 2) for level in archive.input_db],
+        "bytes": size,
+        "kbps": round(8 * size / archive.seconds / 1000, 3) if archive.seconds else None,
+        "dac_version": archive.dac_version,
+    }
 
 
 def _stream(path: Path) -> dict[str, Any]:
@@ -121,7 +158,7 @@ def _stream(path: Path) -> dict[str, Any]:
 
 
 def _model(path: Path) -> dict[str, Any]:
-    from streamdac.codec import make_executor
+    from streamdac.codec import describe_executor, make_executor
     from streamdac.nn.network import count_parameters
     from streamdac.plan import build_plan
     from streamdac.weights import load_weights
@@ -145,7 +182,7 @@ def _model(path: Path) -> dict[str, Any]:
         "encoder_lookahead_ms": round(1000 * plan.encoder_lookahead / config.sample_rate, 1),
         "round_trip_ms": round(1000 * (plan.lookahead + config.hop_length) / config.sample_rate, 1),
         "parameters": count_parameters(network),
-        "executor": make_executor(plan).name,
+        "executor": describe_executor(make_executor(plan)),
         **_card(weights),
     }
 

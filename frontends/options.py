@@ -54,7 +54,7 @@ def load_codec(model: str | None, device: str, engine: str, threads: int | None)
 
     if threads:
         torch.set_num_threads(threads)
-    return streamdac.load(model, device=device, engine=engine)
+    return streamdac.load(model, device=device, engine=engine, threads=threads or 1)
 
 
 def progress(total: int | None, what: str, *, quiet: bool, unit: str = "s", scale: float = 1.0) -> Any:

@@ -6,22 +6,29 @@ import os
 import stat
 import sys
 import tempfile
+from pathlib import Path
 from typing import BinaryIO, cast
+
+import numpy as np
 
 from streamdac.errors import BadDataError, UsageError
 
-from .wav import RAW_FORMATS, Block, SampleFormat, WavHeader, header, read_header
+from .wav import RAW_FORMATS, Block, SampleFormat, UnreadWavError, WavHeader, header, read_header
 
 
 class PcmSource:
-    """Interleaved samples from a stream that need not seek. Gives what has arrived, so that a live pipe is not held up."""
+    """Interleaved samples from a stream that need not seek. Gives what has arrived, so that a live pipe is not held up.
 
-    def __init__(self, stream: BinaryIO, form: WavHeader) -> None:
-        self._stream = stream
+    `owned`: the stream is closed with the source.
+    """
+
+    def __init__(self, stream: BinaryIO, form: WavHeader, *, name: str = "stdin", owned: bool = False) -> None:
+        self._stream, self._name, self._owned = stream, name, owned
         self.sample_rate, self.channels, self.samples = form.sample_rate, form.channels, form.samples
         self._format = form.format
         self._left = form.samples
         self._rest = b""
+        self._given = 0
 
     def read(self, samples: int) -> Block | None:
         """Up to `samples`, as many as one read of the pipe gives."""
@@ -36,12 +43,19 @@ class PcmSource:
             self._rest = data[whole:]
             if whole:
                 block = self._format.decode(data[:whole], self.channels)
+                if self._format.is_float and not np.isfinite(block).all():
+                    raise BadDataError(
+                        f"{self._name}: holds NaN or infinity among the {len(block)} samples from {self._given}"
+                    )
+                self._given += len(block)
                 self._left = None if self._left is None else self._left - len(block)
                 return block
         return None
 
     def close(self) -> None:
         """stdin stays open."""
+        if self._owned:
+            self._stream.close()
 
 
 def read_some(stream: BinaryIO, count: int) -> bytes:
@@ -64,19 +78,48 @@ def open_stdin(raw: str | None, sample_rate: int | None, channels: int | None) -
         return PcmSource(stream, WavHeader(sample_rate, channels or 1, RAW_FORMATS[raw], None))
     if stream.isatty():
         raise UsageError("stdin is a terminal: pipe audio into it")
+    return _open(stream, "stdin", owned=False)
+
+
+def open_named(path: Path) -> PcmSource | str:
+    """A named pipe (also a shell's `<(...)`) as stdin would be; it can be opened only once.
+
+    Raises:
+        BadDataError: nothing there.
+    """
+    stream = path.open("rb")
+    try:
+        opened = _open(stream, str(path), owned=True)
+    except BaseException:
+        stream.close()
+        raise
+    if isinstance(opened, str):
+        stream.close()
+    return opened
+
+
+def _open(stream: BinaryIO, name: str, *, owned: bool) -> PcmSource | str:
     start = stream.read(12)
     if not start:
-        raise BadDataError("stdin is empty")
-    if start[:4] == b"RIFF":
-        return PcmSource(stream, read_header(stream, start=start))
-    return _spool(start, stream)
+        raise BadDataError(f"{name} is empty")
+    if start[:4] != b"RIFF":
+        return _spool(start, stream)
+    try:
+        return PcmSource(stream, read_header(stream, start=start), name=name, owned=owned)
+    except UnreadWavError as error:
+        return _spool(error.start, stream)
 
 
 def _spool(start: bytes, stream: BinaryIO) -> str:
+    """All of the stream in a temporary file, whose path is given."""
     with tempfile.NamedTemporaryFile(prefix="streamdac-", delete=False) as file:
-        file.write(start)
-        while data := stream.read(1 << 20):
-            file.write(data)
+        try:
+            file.write(start)
+            while data := stream.read(1 << 20):
+                file.write(data)
+        except BaseException:
+            os.unlink(file.name)
+            raise
     return file.name
 
 

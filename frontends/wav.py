@@ -66,6 +66,14 @@ def pcm16(block: Block) -> npt.NDArray[np.int16]:
 RAW_FORMATS = {"s16le": SampleFormat(16), "f32le": SampleFormat(32, is_float=True)}
 
 
+class UnreadWavError(BadDataError):
+    """A WAV of a kind that is not read here; libsndfile may read it from a file. `start`: the bytes taken so far."""
+
+    def __init__(self, message: str, start: bytes = b"") -> None:
+        super().__init__(message)
+        self.start = start
+
+
 @dataclass(frozen=True)
 class WavHeader:
     """What the header of a WAV says."""
@@ -81,9 +89,17 @@ def read_header(stream: BinaryIO, *, start: bytes = b"") -> WavHeader:
     """Read up to the first sample. `start`: bytes already taken off the stream.
 
     Raises:
-        BadDataError: not a WAV, or of a kind that is not read here.
+        BadDataError: not a WAV.
+        UnreadWavError: of a kind that is not read here.
     """
     reader = _Exact(stream, start)
+    try:
+        return _read_header(reader)
+    except UnreadWavError as error:
+        raise UnreadWavError(str(error), bytes(reader.taken)) from None
+
+
+def _read_header(reader: _Exact) -> WavHeader:
     riff, _, wave = struct.unpack("<4sI4s", reader.take(12))
     if riff != b"RIFF" or wave != b"WAVE":
         raise BadDataError(f"not a WAV: it begins with {riff!r} ... {wave!r}")
@@ -113,7 +129,7 @@ def _parse_format(body: bytes) -> tuple[int, int, SampleFormat]:
         (kind,) = struct.unpack_from("<H", body, 24)
     allowed = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}.get(kind, ())
     if bits not in allowed:
-        raise BadDataError(f"WAV: format {kind} with {bits} bits; need PCM of 8, 16, 24, 32 or float of 32, 64 bits")
+        raise UnreadWavError(f"WAV: format {kind} with {bits} bits; need PCM of 8, 16, 24, 32 or float of 32, 64 bits")
     if not 1 <= channels <= _MAX_CHANNELS or not 1 <= rate <= _MAX_RATE:
         raise BadDataError(f"WAV: {channels} channels at {rate} Hz; need 1 to {_MAX_CHANNELS} and up to {_MAX_RATE} Hz")
     return rate, channels, SampleFormat(bits, is_float=kind == _FLOAT)
@@ -134,6 +150,7 @@ class _Exact:
 
     def __init__(self, stream: BinaryIO, start: bytes) -> None:
         self._stream, self._start = stream, start
+        self.taken = bytearray()
 
     def take(self, count: int) -> bytes:
         parts, missing = [self._start[:count]], count
@@ -145,4 +162,5 @@ class _Exact:
                 raise BadDataError("WAV: the header is cut")
             parts.append(data)
             missing -= len(data)
+        self.taken += b"".join(parts)
         return b"".join(parts)

@@ -14,12 +14,32 @@ from ._version import __version__
 from .errors import StreamdacError
 
 if TYPE_CHECKING:
-    from .codec import Codec, load
+    from .archive import Archive
+    from .codec import Codec, load, load_network
+    from .frontend import connect
     from .streaming import StreamDecoder, StreamEncoder
 
-__all__ = ["Codec", "StreamDecoder", "StreamEncoder", "StreamdacError", "__version__", "load"]
+__all__ = [
+    "Archive",
+    "Codec",
+    "StreamDecoder",
+    "StreamEncoder",
+    "StreamdacError",
+    "__version__",
+    "connect",
+    "load",
+    "load_network",
+]
 
-_LAZY = {"Codec": "codec", "load": "codec", "StreamDecoder": "streaming", "StreamEncoder": "streaming"}
+_LAZY = {
+    "Archive": "archive",
+    "Codec": "codec",
+    "StreamDecoder": "streaming",
+    "StreamEncoder": "streaming",
+    "connect": "frontend",
+    "load": "codec",
+    "load_network": "codec",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -225,6 +225,7 @@ def _reduce(r: _Reader) -> None:
         function == _Global(_DTYPE)
         and type(arguments) is tuple
         and arguments[1:] == (False, True)
+        and isinstance(arguments[0], str)  # a nested tuple can take for ever to hash
         and arguments[0] in _ORDER
     ):
         r.stack.append(_Dtype(arguments[0]))
@@ -235,6 +236,8 @@ def _reduce(r: _Reader) -> None:
 def _build(r: _Reader) -> None:
     state = r.pop()
     target = r.stack[-1]
+    if type(state) is not tuple:  # bytes would unpack into as many integers
+        raise TypeError("no tuple")
     if isinstance(target, _Dtype) and not target.ready:
         version, order, *rest = state
         if (version, order, tuple(rest)) != (3, _ORDER[target.code], (*_DTYPE_STATE, _FLAGS[target.code])):

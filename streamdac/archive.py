@@ -5,7 +5,9 @@ A `.dac` file is a `.npy` file, version 1.0, of one 0-dimensional object array: 
 
 from __future__ import annotations
 
+import mmap
 import os
+import stat
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -130,13 +132,16 @@ class Archive:
         return Path(path)
 
 
-def _read(path: Path) -> bytes:
+def _read(path: Path) -> bytes | memoryview:
     try:
         with path.open("rb") as file:
             head = file.read(len(_MAGIC))
             size = os.fstat(file.fileno()).st_size
             if head == _MAGIC and size > _MAX_BYTES:
                 raise BadDataError(f"{size} bytes, an archive has at most {_MAX_BYTES}")
+            if head == _MAGIC and stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                # Mapped, so that the bytes of a huge file that is refused are never read.
+                return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
             return head + file.read(_MAX_BYTES) if head == _MAGIC else head
     except PermissionError as error:
         raise DeniedError(f"cannot read {path}: {error.strerror}") from error
@@ -144,14 +149,14 @@ def _read(path: Path) -> bytes:
         raise NoInputError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _parse(data: bytes) -> Archive:
+def _parse(data: bytes | memoryview) -> Archive:
     start = len(_MAGIC) + 2
-    if len(data) < start or not data.startswith(_MAGIC):
+    if len(data) < start or data[: len(_MAGIC)] != _MAGIC:
         raise BadDataError(
             f"not a .dac archive: it starts with {data[:8].hex(' ') or 'nothing'}, need {_MAGIC.hex(' ')}"
         )
     length = int.from_bytes(data[start - 2 : start], "little")
-    header = data[start : start + min(length, 1_000)].decode("latin-1")
+    header = bytes(data[start : start + min(length, 1_000)]).decode("latin-1")
     if len(header) != length or header.rstrip(" \n") != _NPY_HEADER:
         raise BadDataError(f"not a .dac archive: a .npy header of {length} bytes that is not {_NPY_HEADER}")
     try:
@@ -180,7 +185,8 @@ def _from_contents(contents: Any) -> Archive:
     if type(metadata["input_db"]) is not StoredArray:
         raise BadDataError("input_db is no array")
     input_db = metadata["input_db"].numbers("f4", 1, "input_db")
-    return Archive(codes=codes.numbers("u2", 3, "codes"), **{**metadata, "input_db": input_db})
+    # Copies: the data may be a mapped file, which another process may cut.
+    return Archive(codes=codes.numbers("u2", 3, "codes").copy(), **{**metadata, "input_db": input_db.copy()})
 
 
 def _exactly(values: dict[str, Any], wanted: set[str], what: str) -> dict[str, Any]:

@@ -1,25 +1,28 @@
-"""How every speed figure of this project is made: ms per hop beside a baseline and the machine's sgemm rate, in one run."""
+"""How every speed figure of this project is made: ms per hop beside a baseline and the machine's own limits, in one run.
+
+Everything is measured in turn, in bursts of a few steps: a noisy machine is as noisy for each, and each finds its weights as
+near as a running stream does. Quote the ratios.
+"""
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from .baseline import BaselineDecoder, BaselineEncoder
-from .codec import Codec, make_executor
+from .codec import Codec, describe_executor, make_executor
 from .errors import UnavailableError
 from .executor import Executor
 from .nn.network import DAC
 from .plan import ConvOp, Part, Plan, TransposeOp
 from .streaming import StreamDecoder, StreamEncoder
+from .timing import Step, Times, bandwidth_step, in_turn, percentile, rounded, sgemm_step
 
 ENGINES = ("torch", "native")
-_SGEMM = 384  # edge of the matrices: in cache, as the layers are
+OPERATIONS = ("encode", "decode")
 
 
 @dataclass(frozen=True)
@@ -39,57 +42,67 @@ class Row:
     gflops: float
     """Convolutions only, by the median."""
     sgemm_gflops: float
+    """Of matrices that fit the cache, on as many threads."""
+    bandwidth_gbs: float
+    """Of a matrix too large for the cache, read once, on as many threads."""
+    weight_mb: float
+    """What one hop reads of the weights, quantiser included."""
+    roofline_gflops: float
+    """The smaller of the sgemm rate and what reading the weights at that bandwidth allows."""
+    roofline_share: float
     baseline_p50_ms: float
+    """One torch module after another with cached context, on one thread."""
     speedup: float
+    """Over the baseline."""
+    thread_speedup: float
+    """Over the same executor on the first number of threads in the run."""
+    detail: str
+    """Which executor this is and why."""
 
     def to_dict(self) -> dict[str, str | int | float]:
         """For JSON, figures rounded to what they are worth."""
-        return {key: round(value, 4) if isinstance(value, float) else value for key, value in asdict(self).items()}
+        return rounded(self)
 
 
 def bench(
-    codec: Codec, network: DAC, *, threads: int = 1, seconds: float = 10.0, engines: Sequence[str] = ENGINES
+    codec: Codec,
+    network: DAC,
+    *,
+    threads: Sequence[int] = (1,),
+    seconds: float = 10.0,
+    engines: Sequence[str] = ENGINES,
 ) -> Iterator[Row]:
-    """Every executor there is, encode and decode, one hop at a time, in turn with the baseline and sgemm."""
-    torch.set_num_threads(threads)
-    executors = [executor for name in engines if (executor := _executor(codec, name)) is not None]
+    """Every executor there is, encode and decode, one hop at a time, in turn with the baseline, sgemm and a large read."""
     plan = codec.plan
+    executors = {
+        (name, n): made for n in threads for name in engines if (made := executor_of(plan, name, n)) is not None
+    }
     filled = 3 + plan.lookahead // plan.config.hop_length  # hops until every step gives a hop
-    for op in ("encode", "decode"):
-        steps = {"baseline": _baseline_step(network, plan, op), "sgemm": _sgemm_step()}
-        steps |= {executor.name: _step(plan, executor, op) for executor in executors}
-        times = interleaved(steps, seconds / 2, warm_up=filled)
-        flops = part_flops(plan.encoder if op == "encode" else plan.decoder, plan, decoding=op == "decode")
-        for executor in executors:
-            yield _row(codec, executor.name, op, threads, times, flops)
+    for op in OPERATIONS:
+        steps: dict[str, Step] = {"baseline": Step(_baseline_step(network, plan, op))}
+        for n in threads:
+            steps[f"sgemm {n}"], steps[f"bandwidth {n}"] = sgemm_step(n), bandwidth_step(n)
+        for (name, n), executor in executors.items():
+            steps[f"{name} {n}"] = Step(_step(plan, executor, op), threads=n)
+        times = in_turn(steps, seconds / len(OPERATIONS), warm_up=filled)
+        for (name, n), executor in executors.items():
+            yield _row(codec, op, name, n, executor, times, threads[0])
 
 
-def _executor(codec: Codec, name: str) -> Executor | None:
+def executor_of(plan: Plan, name: str, threads: int) -> Executor | None:
+    """The executor of that name; None where this machine has none."""
     try:
-        return make_executor(codec.plan, engine=name)
+        return make_executor(plan, engine=name, threads=threads)
     except UnavailableError:
         return None
 
 
-def interleaved(steps: dict[str, Callable[[], object]], seconds: float, *, warm_up: int = 3) -> dict[str, list[float]]:
-    """Seconds of each call, all in turn, so that a noisy machine is as noisy for each."""
-    for step in steps.values():
-        for _ in range(warm_up):
-            step()
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    end = time.perf_counter() + seconds
-    while time.perf_counter() < end or len(next(iter(times.values()))) < 20:
-        for name, step in steps.items():
-            start = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - start)
-    return times
-
-
-def _row(codec: Codec, name: str, op: str, threads: int, times: dict[str, list[float]], flops: int) -> Row:
-    p50, baseline = statistics.median(times[name]), statistics.median(times["baseline"])
-    ratios = [b / t for b, t in zip(times["baseline"], times[name], strict=True)]
-    hop = codec.hop_length / codec.sample_rate
+def _row(codec: Codec, op: str, name: str, threads: int, executor: Executor, times: Times, first: int) -> Row:
+    own, base = times[f"{name} {threads}"], times["baseline"]
+    sgemm, bandwidth = times[f"sgemm {threads}"].rate() / 1e9, times[f"bandwidth {threads}"].rate() / 1e9
+    flops, weights = part_flops(codec.plan, op), weight_bytes(codec.plan, op)
+    roofline = min(sgemm, flops / (weights / bandwidth))
+    p50, hop = own.median(), codec.hop_length / codec.sample_rate
     return Row(
         model=codec.name,
         executor=name,
@@ -97,33 +110,45 @@ def _row(codec: Codec, name: str, op: str, threads: int, times: dict[str, list[f
         threads=threads,
         hop_ms=1000 * hop,
         p50_ms=1000 * p50,
-        p99_ms=1000 * percentile(times[name], 99),
+        p99_ms=1000 * percentile(own.all(), 99),
         x_realtime=hop / p50,
         gflops=flops / p50 / 1e9,
-        sgemm_gflops=2 * _SGEMM**3 / statistics.median(times["sgemm"]) / 1e9,
-        baseline_p50_ms=1000 * baseline,
-        speedup=statistics.median(ratios),
+        sgemm_gflops=sgemm,
+        bandwidth_gbs=bandwidth,
+        weight_mb=weights / 1e6,
+        roofline_gflops=roofline,
+        roofline_share=flops / p50 / 1e9 / roofline,
+        baseline_p50_ms=1000 * base.median(),
+        speedup=own.faster_than(base),
+        thread_speedup=own.faster_than(times[f"{name} {first}"]),
+        detail=describe_executor(executor),
     )
 
 
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Nearest rank."""
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(len(ordered) * percent / 100))]
-
-
-def part_flops(part: Part, plan: Plan, *, decoding: bool) -> int:
+def part_flops(plan: Plan, op: str) -> int:
     """Floating-point operations of the convolutions for one hop, once the stream runs."""
-    samples = 1.0 if decoding else float(plan.config.hop_length)
+    samples = float(plan.config.hop_length) if op == "encode" else 1.0
     total = 0.0
-    for op in part.ops:
-        if isinstance(op, ConvOp):
-            samples /= op.geometry.stride
-            total += 2 * samples * op.weight.numel()
-        elif isinstance(op, TransposeOp):
-            total += 2 * samples * op.weight.numel()
-            samples *= op.geometry.stride
+    for layer in _part(plan, op).ops:
+        if isinstance(layer, ConvOp):
+            samples /= layer.geometry.stride
+            total += 2 * samples * layer.weight.numel()
+        elif isinstance(layer, TransposeOp):
+            total += 2 * samples * layer.weight.numel()
+            samples *= layer.geometry.stride
     return round(total)
+
+
+def weight_bytes(plan: Plan, op: str) -> int:
+    """What one hop reads of the weights as float32, the quantiser's included."""
+    q = plan.quantizer
+    search = [q.in_weight, q.directions, *q.cross]
+    tensors = [layer.weight for layer in _part(plan, op).ops if isinstance(layer, ConvOp | TransposeOp)]
+    return 4 * sum(tensor.numel() for tensor in (*tensors, *(search if op == "encode" else [q.out_weight])))
+
+
+def _part(plan: Plan, op: str) -> Part:
+    return plan.encoder if op == "encode" else plan.decoder
 
 
 def _step(plan: Plan, executor: Executor, op: str) -> Callable[[], object]:
@@ -140,11 +165,6 @@ def _baseline_step(network: DAC, plan: Plan, op: str) -> Callable[[], object]:
         return lambda: encoder.push(audio)
     decoder, codes = BaselineDecoder(network), _codes(plan)[None]
     return lambda: decoder.push(codes)
-
-
-def _sgemm_step() -> Callable[[], object]:
-    a, b = torch.randn(_SGEMM, _SGEMM), torch.randn(_SGEMM, _SGEMM)
-    return lambda: a @ b
 
 
 def _audio(plan: Plan) -> Tensor:

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
+from functools import cache
+from types import FrameType
 
 import click
 
 from . import frontend
 from ._version import __version__
-from .errors import FrontendUnavailable, StreamdacError
+from .errors import DeniedError, FrontendUnavailable, StreamdacError
 
 BROKEN_PIPE = 141
 INTERRUPTED = 130
+TERMINATED = 143
 IO_ERROR = 74
+FAILED = 1
+NAME = "streamdac"
+TRACEBACK = "STREAMDAC_TRACEBACK"
+COMPLETE = "_STREAMDAC_COMPLETE"
+
+Command = frontend.LazyCommand | click.Command
 
 
 class Shell(click.Group):
@@ -25,7 +35,11 @@ class Shell(click.Group):
         return sorted(_commands())
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command, imported."""
+        """The command, imported.
+
+        Raises:
+            FrontendUnavailable: an outsider's command cannot be imported.
+        """
         found = _commands().get(cmd_name)
         return found.load() if isinstance(found, frontend.LazyCommand) else found
 
@@ -39,18 +53,27 @@ class Shell(click.Group):
             formatter.write_dl(rows)
 
 
-def _commands() -> dict[str, frontend.LazyCommand | click.Command]:
-    found: dict[str, frontend.LazyCommand | click.Command] = {}
+@cache
+def _commands() -> dict[str, Command]:
+    """Every command. What is wrong with a frontend is said once, and harms no other."""
+    found: dict[str, Command] = {}
+    for problem in frontend.clashes():
+        click.echo(f"streamdac: {problem}", err=True)
     for name in frontend.names():
         try:
-            found |= frontend.load(name).commands
+            offered = frontend.load(name).commands
         except FrontendUnavailable as error:
-            click.echo(f"streamdac: {error}", err=True)
+            click.echo(f"streamdac: {_one_line(error)}", err=True)
+            continue
+        for command in sorted(offered):
+            if command in found:
+                click.echo(f"streamdac: frontend {name!r} offers a second command {command!r}: left out", err=True)
+            found.setdefault(command, offered[command])
     return found
 
 
 @click.group(cls=Shell, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, "-V", "--version", prog_name="streamdac", message="%(prog)s %(version)s")
+@click.version_option(__version__, "-V", "--version", prog_name=NAME, message="%(prog)s %(version)s")
 def shell() -> None:
     """The Descript Audio Codec, streamed frame by frame.
 
@@ -62,9 +85,9 @@ def shell() -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code. No traceback ever reaches the user, unless STREAMDAC_TRACEBACK is set."""
     try:
-        code = shell.main(args=arguments, prog_name="streamdac", standalone_mode=False)
+        code = _invoke(sys.argv[1:] if arguments is None else list(arguments))
         sys.stdout.flush()
-        return code if isinstance(code, int) else 0
+        return code
     except click.exceptions.Exit as error:
         return error.exit_code
     except click.ClickException as error:
@@ -74,25 +97,75 @@ def main(arguments: Sequence[str] | None = None) -> int:
         click.echo("streamdac: interrupted", err=True)
         return INTERRUPTED
     except BrokenPipeError:
-        _silence_stdout()
         return BROKEN_PIPE
-    except (StreamdacError, OSError, MemoryError) as error:
-        if os.environ.get("STREAMDAC_TRACEBACK"):
+    except Exception as error:
+        if os.environ.get(TRACEBACK):
             raise
-        return _report(error)
+        click.echo(f"streamdac: {_one_line(error)}", err=True)
+        return exit_code(error)
 
 
-def _report(error: Exception) -> int:
-    message = " ".join(str(error).split()) or type(error).__name__
-    click.echo(f"streamdac: {message}", err=True)
-    return error.exit_code if isinstance(error, StreamdacError) else IO_ERROR
+def _invoke(arguments: list[str]) -> int:
+    """What click's own `main` does, less its ideas of a closed pipe (exit 1) and of an interrupt."""
+    if instruction := os.environ.get(COMPLETE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(shell, {}, NAME, COMPLETE, instruction)
+    with shell.make_context(NAME, arguments) as context:
+        code = shell.invoke(context)
+    return code if isinstance(code, int) else 0
 
 
-def _silence_stdout() -> None:
-    """Nobody reads any more: keep the interpreter from complaining when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def exit_code(error: Exception) -> int:
+    """What a command that fails with `error` exits with."""
+    if isinstance(error, StreamdacError):
+        return error.exit_code
+    if isinstance(error, PermissionError):
+        return DeniedError.exit_code
+    return IO_ERROR if isinstance(error, OSError) else FAILED
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, StreamdacError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    # A bug, ours or a plug-in's, or the machine's limits (torch says so by a RuntimeError of many lines).
+    first = (str(error).strip().splitlines() or [""])[0][:200]
+    return f"{type(error).__name__}: {first} ({TRACEBACK}=1 shows where)"
 
 
 def run() -> None:
     """The console script."""
-    sys.exit(main())
+    _open_closed_streams()
+    signal.signal(signal.SIGTERM, _terminate)
+    code = main()
+    _let_go_of_stdout()
+    sys.exit(code)
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    """End by way of every `finally`, so that no unfinished file is left behind."""
+    raise SystemExit(TERMINATED)
+
+
+def _open_closed_streams() -> None:
+    """Put something in the place of standard streams that were closed: else the next file opened takes that place.
+
+    Reading gives the end at once, writing fails as it should.
+    """
+    for number, (name, mode) in enumerate((("stdin", "r"), ("stdout", "w"), ("stderr", "w"))):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_WRONLY if name == "stderr" else os.O_RDONLY)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            setattr(sys, name, open(number, mode, closefd=False))  # noqa: SIM115 (for the rest of the process)
+
+
+def _let_go_of_stdout() -> None:
+    """What could not be written was reported; keep the interpreter from trying again, and complaining, at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import os
+from functools import partial
 from pathlib import Path
 
 import torch
 
+from . import native
+from .archive import Archive
 from .arrays import Array, audio_tensor, codes_tensor, give_back
+from .compress import NORMALIZE_DB, compress, compress_file
 from .config import DEFAULT, ModelConfig
+from .decompress import decompress
+from .engine import CodecEngine
 from .errors import UnavailableError, UsageError
 from .executor import Executor
+from .levels import Rows
 from .models import find_model
 from .nn.network import DAC
 from .plan import Plan, build_plan
@@ -18,6 +26,7 @@ from .torch_executor import TorchExecutor
 from .weights import load_weights
 
 ENGINES = ("auto", "torch", "native")
+MAX_THREADS = 256
 
 
 class Codec:
@@ -27,15 +36,24 @@ class Codec:
         network: the parameters; folded into a plan here and not kept.
         device: any torch device.
         engine: `native` (C++, CPU), `torch`, or `auto`: native on a CPU where it is built.
+        threads: how many the native executor may use for one push; torch has its own number (`torch.set_num_threads`).
         name: for display and for the header of streams.
     """
 
     def __init__(
-        self, network: DAC, *, device: str | torch.device = "cpu", engine: str = "auto", name: str = "model"
+        self,
+        network: DAC,
+        *,
+        device: str | torch.device = "cpu",
+        engine: str = "auto",
+        threads: int = 1,
+        name: str = "model",
     ) -> None:
         self.name = name
         self.plan: Plan = build_plan(network)
-        self.executor: Executor = make_executor(self.plan, device=device, engine=engine)
+        make = partial(make_executor, device=device, engine=engine, threads=threads)
+        self.executor: Executor = make(self.plan)
+        self.archive_engine = CodecEngine(self.plan, self.executor, make)
 
     @property
     def config(self) -> ModelConfig:
@@ -115,25 +133,99 @@ class Codec:
         """A streaming decoder with its own state for `batch` rows."""
         return StreamDecoder(self.plan, self.executor, batch=batch)
 
+    def compress(
+        self,
+        audio: Array | str | os.PathLike[str],
+        sample_rate: int | None = None,
+        *,
+        win_duration: float | None = None,
+        n_codebooks: int | None = None,
+        normalize_db: float | None = NORMALIZE_DB,
+    ) -> Archive:
+        """An audio file, or audio `[T]`, `[C, T]` or `[B, C, T]` at `sample_rate` Hz (the model's where None), as an archive.
 
-def make_executor(plan: Plan, *, device: str | torch.device = "cpu", engine: str = "auto") -> Executor:
-    """The executor that `engine` names, on `device`.
+        For the options see `streamdac.compress.compress`; a file is read in constant memory.
+
+        Raises:
+            NoInputError: no such file.
+            BadDataError: not an audio file, or samples that are not finite.
+            UsageError: wrong shape, type or rate, a rate beside a file, or an option out of range.
+        """
+        engine = self.archive_engine
+        if not isinstance(audio, str | os.PathLike):
+            rate = self.sample_rate if sample_rate is None else sample_rate
+            return compress(
+                engine, audio, rate, win_duration=win_duration, n_codebooks=n_codebooks, normalize_db=normalize_db
+            )
+        if sample_rate is not None:
+            raise UsageError(f"sample_rate is {sample_rate}, but a file says its own")
+        return compress_file(
+            engine, audio, win_duration=win_duration, n_codebooks=n_codebooks, normalize_db=normalize_db
+        )
+
+    def decompress(
+        self, archive: Archive | str | os.PathLike[str], *, official_stereo: bool = False, seamless: bool = False
+    ) -> Rows:
+        """The audio in an archive or its file: float32 `[B, C, T]` at `archive.sample_rate`.
+
+        For the options see `streamdac.decompress.decompress`.
+
+        Raises:
+            NoInputError: no such file.
+            BadDataError: not an archive.
+            ModelMismatchError: another model made it.
+        """
+        if not isinstance(archive, Archive):
+            archive = Archive.load(archive)
+        return decompress(self.archive_engine, archive, official_stereo=official_stereo, seamless=seamless)
+
+
+def make_executor(
+    plan: Plan, *, device: str | torch.device = "cpu", engine: str = "auto", threads: int = 1
+) -> Executor:
+    """The executor that `engine` names, on `device`; `threads` are for the native one.
 
     Raises:
-        UsageError: no such engine or device.
-        UnavailableError: `native` was asked for and is not to be had.
+        UsageError: no such engine, or threads out of range.
+        UnavailableError: no such device, or `native` was asked for and is not to be had.
     """
     if engine not in ENGINES:
         raise UsageError(f"engine is {engine!r}, need one of {', '.join(ENGINES)}")
+    if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
+        raise UsageError(f"threads is {threads!r}, need 1 to {MAX_THREADS}")
     try:
         target = torch.device(device)
         torch.empty(0, device=target)
     except (RuntimeError, AssertionError) as error:
         raise UnavailableError(f"device {str(device)!r}: {str(error).strip().splitlines()[0]}") from error
-    return TorchExecutor(plan, target)
+    missing = why_not_native(target)
+    if engine == "torch" or (engine == "auto" and missing):
+        return TorchExecutor(plan, target)
+    if missing:
+        raise UnavailableError(f"engine 'native': {missing}")
+    from .native_executor import NativeExecutor
+
+    return NativeExecutor(plan, threads)
 
 
-def load(model: str | Path | None = None, *, device: str | torch.device = "cpu", engine: str = "auto") -> Codec:
+def why_not_native(device: str | torch.device = "cpu") -> str | None:
+    """Why the native executor cannot run on `device`; None where it can."""
+    if torch.device(device).type != "cpu":
+        return f"it runs on the CPU, the device is {str(device)!r}"
+    return native.why_not()
+
+
+def describe_executor(executor: Executor) -> str:
+    """Which executor this is and why, for people to read."""
+    if executor.name == "native":
+        return f"native ({getattr(executor, 'isa', 'unknown')})"
+    missing = why_not_native(executor.device)
+    return f"{executor.name} on {executor.device}" + (f": {missing}" if missing else "")
+
+
+def load(
+    model: str | Path | None = None, *, device: str | torch.device = "cpu", engine: str = "auto", threads: int = 1
+) -> Codec:
     """The embedded causal model; or a weights file, or an official model once downloaded.
 
     Args:
@@ -147,4 +239,15 @@ def load(model: str | Path | None = None, *, device: str | torch.device = "cpu",
     path = find_model(model)
     weights = load_weights(path)
     name = weights.metadata.get("name") or (DEFAULT if model is None else path.stem)
-    return Codec(weights.network(), device=device, engine=engine, name=name)
+    return Codec(weights.network(), device=device, engine=engine, threads=threads, name=name)
+
+
+def load_network(model: str | Path | None = None) -> DAC:
+    """The offline network that `model` names (see `load`), with the official `encode`, `decode` and `quantizer`.
+
+    Raises:
+        NoInputError: no such file.
+        UnavailableError: an official model that is not downloaded yet.
+        BadDataError: not a weights file.
+    """
+    return load_weights(find_model(model)).network()

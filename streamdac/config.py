@@ -22,7 +22,7 @@ _LIMITS = {
     "latent_dim": (1, 8_192),
     "n_codebooks": (1, 64),
     "codebook_size": (2, 65_536),
-    "codebook_dim": (1, 256),
+    "codebook_dim": (1, 1_024),
 }
 _MAX_STAGES = 8
 _MAX_STRIDE = 64

@@ -9,14 +9,12 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
-from . import frontend
 from .archive import Archive
 from .compress import BLOCK
 from .errors import UsageError
@@ -78,42 +76,6 @@ def decoded_blocks(
         raise UsageError(f"the archive holds {archive.batch} signals, an audio file holds one")
     for x in _levelled(engine, archive, official_stereo, seamless, progress, folder):
         yield np.ascontiguousarray(x.T)
-
-
-def decompress_to_file(
-    engine: Engine,
-    archive: Archive,
-    path: str | os.PathLike[str],
-    *,
-    official_stereo: bool = False,
-    seamless: bool = False,
-    force: bool = False,
-    progress: Progress | None = None,
-) -> None:
-    """As `decoded_blocks`, into an audio file by its suffix, whole or not at all.
-
-    A WAV file is 16-bit PCM, clipped, as the official tool writes it.
-
-    Raises:
-        OutputError: the file exists and `force` is not set, or it cannot be written.
-        UsageError: the archive holds more than one signal, or the suffix means no format.
-        ModelMismatchError: another model made it.
-    """
-    check_archive(archive, engine.config)
-    opener = frontend.load("file").open_sink
-    assert opener is not None
-    target = Path(os.path.abspath(path))
-    sink = opener(str(target), sample_rate=archive.sample_rate, channels=archive.channels, force=force)
-    complete = False
-    try:
-        blocks = decoded_blocks(
-            engine, archive, official_stereo=official_stereo, seamless=seamless, progress=progress, folder=target.parent
-        )
-        for block in blocks:
-            sink.write(block)
-        complete = True
-    finally:
-        sink.close(complete=complete)
 
 
 def _levelled(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import OutputError
+from .errors import DeniedError, NoInputError, OutputError, StreamdacError
 
 
 @contextmanager
@@ -17,14 +17,16 @@ def written_whole(path: Path, *, force: bool = False) -> Iterator[Path]:
 
     Raises:
         OutputError: `path` is there already and `force` is off, or it cannot be written.
+        DeniedError: access was refused.
     """
     refuse_existing(path, force=force)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
+        # Shortened, as a file name has at most 255 bytes.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=path.suffix[-20:], dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror}") from error
+        raise unwritable(path, error) from error
     temporary = Path(name)
     try:
         yield temporary
@@ -32,7 +34,9 @@ def written_whole(path: Path, *, force: bool = False) -> Iterator[Path]:
         refuse_existing(path, force=force)
         os.replace(temporary, path)
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        if error.filename not in (None, name) or isinstance(error, BrokenPipeError):
+            raise  # about another file
+        raise unwritable(path, error) from error
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -43,6 +47,18 @@ def refuse_existing(path: Path, *, force: bool) -> None:
         raise OutputError(f"{path} is a directory")
     if not force and path.exists():
         raise OutputError(f"{path} is there already (-f overwrites)")
+
+
+def unreadable(path: str | Path, error: OSError) -> StreamdacError:
+    """What to raise where `path` could not be opened or read."""
+    kind = DeniedError if isinstance(error, PermissionError) else NoInputError
+    return kind(f"cannot read {path}: {error.strerror or error}")
+
+
+def unwritable(path: str | Path, error: OSError) -> StreamdacError:
+    """What to raise where `path` could not be written."""
+    kind = DeniedError if isinstance(error, PermissionError) else OutputError
+    return kind(f"cannot write {path}: {error.strerror or error}")
 
 
 def _umask() -> int:

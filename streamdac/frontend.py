@@ -7,13 +7,14 @@ imports all of them to list their commands.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TYPE_CHECKING, Protocol, TypeVar, cast
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
 
 from .errors import FrontendUnavailable, UsageError
 
@@ -22,10 +23,13 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
+    from .codec import Codec
+
     Block = npt.NDArray[np.float32]  # [T, C], in [-1, 1]
 
 GROUP = "streamdac.frontends"
 Opener = TypeVar("Opener")
+Result = TypeVar("Result")
 
 
 class Source(Protocol):
@@ -83,6 +87,49 @@ class OpenSink(Protocol):
         ...
 
 
+class Peer(Protocol):
+    """An open connection to others: what `async with connect(...)` gives."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of what is sent and heard."""
+        ...
+
+    async def send(self, pcm: Any) -> None:
+        """Send audio `[T]` or `[T, C]` float32; waits while it runs ahead of real time."""
+        ...
+
+    def __aiter__(self) -> AsyncIterator[Block]:
+        """Blocks `[T, C]` float32 of what the others say, mixed."""
+        ...
+
+
+class Connector(Protocol):
+    """Makes a connection; see `connect` for the arguments."""
+
+    def __call__(
+        self,
+        url: str,
+        *,
+        model: Codec | str | None = None,
+        room: str | None = None,
+        token: str | None = None,
+        tls_ca: Path | None = None,
+        role: str = "both",
+        channels: int = 1,
+        codebooks: int | None = None,
+        frames_per_packet: int = 1,
+        redundancy_frames: int = 0,
+        adapt: bool = True,
+        exact: bool = False,
+        correct_drift: bool = True,
+        delay: float = 0.02,
+        retry_seconds: float = 60.0,
+    ) -> AbstractAsyncContextManager[Peer]:
+        """Not yet open: that is for `async with`."""
+        ...
+
+
 @dataclass(frozen=True)
 class LazyCommand:
     """A click command that is imported when it is called: `target` is `module:attribute`, `help` one line."""
@@ -91,9 +138,16 @@ class LazyCommand:
     help: str
 
     def load(self) -> click.Command:
-        """Import it."""
+        """Import it.
+
+        Raises:
+            FrontendUnavailable: it cannot be imported.
+        """
         module, _, attribute = self.target.partition(":")
-        return cast("click.Command", getattr(import_module(module), attribute))
+        try:
+            return cast("click.Command", getattr(import_module(module), attribute))
+        except (Exception, SystemExit) as error:  # an outsider's module may fail in any way
+            raise FrontendUnavailable(f"command {self.target} {_why(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -104,20 +158,38 @@ class Frontend:
     """Appear under `streamdac`."""
     open_source: OpenSource | None = None
     open_sink: OpenSink | None = None
+    connectors: Mapping[str, Connector] = field(default_factory=dict)
+    """By the scheme of a URL: how to reach a peer, for `connect`."""
 
 
 @cache
 def _entries() -> dict[str, tuple[EntryPoint, ...]]:
+    """Entry points by name; streamdac's own keep their names to themselves."""
     found: dict[str, tuple[EntryPoint, ...]] = {}
     for entry in entry_points(group=GROUP):
         if entry not in found.get(entry.name, ()):
             found[entry.name] = (*found.get(entry.name, ()), entry)
-    return found
+    own = {name: tuple(filter(_is_own, entries))[:1] for name, entries in found.items()}
+    _taken.extend(entry for name, entries in found.items() if own[name] for entry in entries if not _is_own(entry))
+    return {name: own[name] or entries for name, entries in found.items()}
+
+
+_taken: list[EntryPoint] = []  # outsiders' that have the name of one of ours
+
+
+def _is_own(entry: EntryPoint) -> bool:
+    return entry.module.startswith(f"{GROUP}.")
 
 
 def names() -> list[str]:
-    """Names of the installed frontends. Imports none of them."""
-    return sorted(_entries())
+    """Names of the installed frontends, the built-in ones first. Imports none of them."""
+    return sorted(_entries(), key=lambda name: (not _is_own(_entries()[name][0]), name))
+
+
+def clashes() -> list[str]:
+    """What is wrong with names: an outsider's frontend that is called as one of ours is left out."""
+    _entries()
+    return [f"frontend {entry.name!r} is built in: {entry.value} is left out" for entry in _taken]
 
 
 def load(name: str) -> Frontend:
@@ -131,16 +203,28 @@ def load(name: str) -> Frontend:
         raise FrontendUnavailable(f"{len(found)} frontends are called {name!r}; installed: {', '.join(names())}")
     try:
         frontend = found[0].load()
-    except Exception as error:  # an outsider's module may fail in any way
-        missing = (
-            f"needs {error.name}" if isinstance(error, ImportError) and error.name else f"cannot be loaded: {error}"
-        )
-        raise FrontendUnavailable(f"frontend {name!r} {missing} (entry point {found[0].value})") from error
+    except (Exception, SystemExit) as error:  # an outsider's module may fail in any way
+        raise FrontendUnavailable(f"frontend {name!r} {_why(error)} (entry point {found[0].value})") from error
     if not isinstance(frontend, Frontend):
         raise FrontendUnavailable(
             f"frontend {name!r} is a {type(frontend).__name__}, need a streamdac.frontend.Frontend"
         )
+    commands: object = frontend.commands
+    if not isinstance(commands, Mapping):
+        raise FrontendUnavailable(f"frontend {name!r} has its commands in a {type(commands).__name__}, need a dict")
     return frontend
+
+
+def _why(error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        return f"needs {error.name}"
+    return f"cannot be loaded: {' '.join(str(error).split()) or type(error).__name__}"
+
+
+def is_spec(text: str) -> bool:
+    """Whether `text` names a source or sink of an installed frontend (`tone:440`), and no path."""
+    name, colon, _ = text.partition(":")
+    return bool(colon) and name in _entries()
 
 
 def open_source(spec: str, *, sample_rate: int | None = None, channels: int | None = None) -> Source:
@@ -165,12 +249,85 @@ def open_sink(spec: str, *, sample_rate: int, channels: int, force: bool = False
 
 
 def _resolve(spec: str, part: Callable[[Frontend], Opener | None]) -> tuple[str, str, Opener | None]:
-    name, colon, rest = spec.partition(":")
-    if spec in _entries() and spec != "file":  # `null` as well as `null:`
-        return spec, "", part(load(spec))
-    if colon and name in _entries():
+    name, _, rest = spec.partition(":")
+    # `null` is `null:`, unless there is a file of that name.
+    if is_spec(spec) or (name in _entries() and name != "file" and not Path(spec).exists()):
         return name, rest, part(load(name))
     return "file", spec, part(load("file"))
+
+
+def connect(
+    url: str,
+    *,
+    model: Codec | str | None = None,
+    room: str | None = None,
+    token: str | None = None,
+    tls_ca: Path | None = None,
+    role: str = "both",
+    channels: int = 1,
+    codebooks: int | None = None,
+    frames_per_packet: int = 1,
+    redundancy_frames: int = 0,
+    adapt: bool = True,
+    exact: bool = False,
+    correct_drift: bool = True,
+    delay: float = 0.02,
+    retry_seconds: float = 60.0,
+) -> AbstractAsyncContextManager[Peer]:
+    """A peer in a room of a server, for asyncio:
+
+        async with streamdac.connect("ws://host:8765/room") as peer:
+            await peer.send(pcm)
+            async for pcm in peer: ...
+
+    Args:
+        url: ws://HOST[:PORT][/ROOM] or wss://...; other schemes where a frontend offers them.
+        model: a codec, or what `load` takes.
+        room: where the URL does not name it.
+        token: the server's.
+        tls_ca: certificates to trust instead of the system's.
+        role: send, receive or both.
+        codebooks: at most so many.
+        redundancy_frames: repeated coarsely in each packet.
+        adapt: fewer codebooks where the link is slow.
+        exact: every frame as it was sent, one sender at a time, instead of a mix in real time.
+        correct_drift: play up to 1 % faster or slower, so that the delay stays.
+        delay: seconds that the jitter buffer holds at least.
+        retry_seconds: that a lost connection is tried again.
+
+    Raises:
+        UsageError: no frontend knows the scheme, or an argument is wrong.
+    """
+    scheme = url.partition(":")[0].lower()
+    known: dict[str, Connector] = {}
+    for name in names():
+        with suppress(FrontendUnavailable):  # a broken one offers nothing
+            known |= load(name).connectors
+    if scheme not in known:
+        raise UsageError(f"{url!r}: need {' or '.join(f'{one}://' for one in sorted(known)) or 'a frontend'}")
+    return known[scheme](
+        url,
+        model=model,
+        room=room,
+        token=token,
+        tls_ca=tls_ca,
+        role=role,
+        channels=channels,
+        codebooks=codebooks,
+        frames_per_packet=frames_per_packet,
+        redundancy_frames=redundancy_frames,
+        adapt=adapt,
+        exact=exact,
+        correct_drift=correct_drift,
+        delay=delay,
+        retry_seconds=retry_seconds,
+    )
+
+
+async def _in_thread(call: Callable[..., Result], *arguments: object) -> Result:
+    import asyncio  # slow to import, and no command line needs it
+
+    return await asyncio.to_thread(call, *arguments)
 
 
 class AsyncSource:
@@ -181,7 +338,7 @@ class AsyncSource:
 
     async def read(self, samples: int) -> Block | None:
         """As `Source.read`."""
-        return await asyncio.to_thread(self.source.read, samples)
+        return await _in_thread(self.source.read, samples)
 
     async def blocks(self, samples: int) -> AsyncIterator[Block]:
         """Every block until the end, then closed."""
@@ -189,7 +346,7 @@ class AsyncSource:
             while (block := await self.read(samples)) is not None:
                 yield block
         finally:
-            await asyncio.to_thread(self.source.close)
+            await _in_thread(self.source.close)
 
 
 class AsyncSink:
@@ -200,8 +357,8 @@ class AsyncSink:
 
     async def write(self, block: Block) -> None:
         """As `Sink.write`."""
-        await asyncio.to_thread(self.sink.write, block)
+        await _in_thread(self.sink.write, block)
 
     async def close(self) -> None:
         """As `Sink.close`."""
-        await asyncio.to_thread(self.sink.close)
+        await _in_thread(self.sink.close)

@@ -130,6 +130,15 @@ class Part:
                 outputs = -(-(outputs + op.geometry.trim_left) // op.geometry.stride)
         return outputs
 
+    def first_seen(self, output: int) -> int:
+        """The first input that `output` depends on; negative where the signal would have to begin earlier."""
+        for op in reversed(self.ops):
+            if isinstance(op, ConvOp):
+                output = output * op.geometry.stride - op.geometry.left
+            elif isinstance(op, TransposeOp):
+                output = (output + op.geometry.trim_left) // op.geometry.stride - 1
+        return output
+
 
 @dataclass(frozen=True, eq=False)
 class Quantizer:
@@ -186,6 +195,11 @@ class Plan:
         """Samples by which decoded audio lags behind the end of the newest frame, once the stream runs."""
         frames = 1_000  # enough that every left edge is past
         return frames * self.config.hop_length - self.decoder.ready(frames)
+
+    @cached_property
+    def decoder_context(self) -> int:
+        """Frames before its own that audio depends on: after so many, a decoder that joined a running stream is exact."""
+        return -self.decoder.first_seen(0)
 
     @cached_property
     def lookahead(self) -> int:

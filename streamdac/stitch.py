@@ -2,7 +2,8 @@
 
 The official tool decodes each window without padding and joins the outputs hard. Their frames are not on one grid, so at a
 join the quantisation changes from one sample to the next: a click. The padded network decodes the same codes to the same
-samples and some more on either side; there two neighbours overlap, and one fades into the other.
+samples (but within about a hop of the ends, where either lacks codes) and some more on either side; there two neighbours
+overlap, and one fades into the other.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -10,8 +11,8 @@ from torch import Tensor
 
 from .arrays import Array, audio_tensor, codes_tensor, give_back
 from .errors import BadDataError, ChunkSizeError, ModelMismatchError, UsageError
-from .executor import Executor, State
-from .plan import Plan
+from .executor import Executor, State, StreamState
+from .plan import Part, Plan
 
 Depths = int | Sequence[int] | None
 
@@ -20,6 +21,8 @@ class _Stream:
     """What encoder and decoder share: rows, reset, saving and restoring."""
 
     kind: str
+    counted: str
+    """What has been pushed into the state: samples or frames; the key of that number in a saved state."""
 
     def __init__(self, plan: Plan, executor: Executor, batch: int) -> None:
         if type(batch) is not int or batch < 1:
@@ -31,7 +34,10 @@ class _Stream:
         self._as_numpy = False
         self._ended = False
 
-    def _fresh(self, batch: int | None = None) -> State:
+    def _fresh(self, batch: int | None = None) -> StreamState:
+        raise NotImplementedError
+
+    def _part(self) -> Part:
         raise NotImplementedError
 
     def reset(self, rows: Iterable[int] | None = None) -> None:
@@ -67,12 +73,12 @@ class _Stream:
 
     def state_dict(self) -> dict[str, Any]:
         """Everything needed to go on elsewhere: tensors, integers, strings, in lists."""
-        state = self._state.copy()
+        state = self._executor.export_state(self._state)
         return {
             "kind": self.kind,
             "batch": self.batch,
             "fingerprint": self.plan.fingerprint.hex(),
-            "buffers": [buffer.cpu() for buffer in state.buffers],
+            "buffers": state.buffers,
             "drops": state.drops,
         }
 
@@ -92,23 +98,14 @@ class _Stream:
                 raise BadDataError(
                     f"state of a {saved['kind']} of {saved['batch']} rows, this is a {self.kind} of {self.batch}"
                 )
-            buffers, drops = list(saved["buffers"]), [int(drop) for drop in saved["drops"]]
-        except (KeyError, TypeError, ValueError) as error:
+            state = State(list(saved["buffers"]), [int(drop) for drop in saved["drops"]])
+            pushed = int(saved[self.counted])
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadDataError(f"not a stream's state: {error}") from error
-        fresh = self._fresh()
-        good = (
-            len(buffers) == len(fresh.buffers) and len(drops) == len(fresh.drops) and all(drop >= 0 for drop in drops)
-        )
-        for new, old in zip(buffers, fresh.buffers, strict=False):
-            good = (
-                good
-                and isinstance(new, Tensor)
-                and new.dim() == 3
-                and (new.shape[0], new.shape[2]) == (old.shape[0], old.shape[2])
-            )
-        if not good:
-            raise BadDataError("not a state of this model: its buffers do not fit")
-        self._state = State([buffer.to(self._executor.device, torch.float32, copy=True) for buffer in buffers], drops)
+        if pushed < 0:
+            raise BadDataError(f"state after {pushed} {self.counted}")
+        state.check(self._part(), self.batch, pushed)
+        self._state = self._executor.import_state(state, decoder=self.kind == "decoder")
 
 
 class StreamEncoder(_Stream):
@@ -122,6 +119,7 @@ class StreamEncoder(_Stream):
     """
 
     kind = "encoder"
+    counted = "samples"
 
     def __init__(self, plan: Plan, executor: Executor, *, batch: int = 1, n_codebooks: Depths = None) -> None:
         super().__init__(plan, executor, batch)
@@ -130,8 +128,11 @@ class StreamEncoder(_Stream):
         self._samples = 0
         self.n_codebooks = n_codebooks
 
-    def _fresh(self, batch: int | None = None) -> State:
+    def _fresh(self, batch: int | None = None) -> StreamState:
         return self._executor.fresh_encoder(self.batch if batch is None else batch)
+
+    def _part(self) -> Part:
+        return self.plan.encoder
 
     def _restart(self) -> None:
         self._pending, self._held, self._samples = [], 0, 0
@@ -172,9 +173,11 @@ class StreamEncoder(_Stream):
         hop, lookahead = self.plan.config.hop_length, self.plan.encoder_lookahead
         release = (total - lookahead) // hop * hop + lookahead - self._samples
         if release <= 0 or total < hop + lookahead:
+            self._pending[-1] = x.clone()  # the caller may use its array again
             return torch.zeros(1, 0, self._deepest(), dtype=torch.int64, device=self._executor.device)
         x = self._pending[0] if len(self._pending) == 1 else torch.cat(self._pending, dim=1)
-        self._pending, self._held = [x[:, release:].clone()], self._held - release
+        self._held -= release
+        self._pending = [x[:, release:].clone()] if self._held else []
         self._samples += release
         return self._executor.encode(self._state, x[:, :release], self._depths, last=False)
 
@@ -218,27 +221,35 @@ class StreamEncoder(_Stream):
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """See `_Stream.load_state_dict`."""
-        super().load_state_dict(saved)
         try:
-            pending, self._samples = saved["pending"], int(saved["samples"])
-            self.n_codebooks = saved["n_codebooks"]
-            self._pending = [pending.to(self._executor.device, torch.float32, copy=True)]
-            self._held = int(pending.shape[1])
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            pending, depths = saved["pending"], saved["n_codebooks"]
+            good = pending.dim() == 3 and (pending.shape[0], pending.shape[2]) == (self.batch, 1)
+            if not good or not pending.is_floating_point():
+                raise BadDataError(f"samples held back are {list(pending.shape)}, need floats [{self.batch}, T, 1]")
+            depths = check_depths(depths, self.plan.config.n_codebooks, self.batch)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadDataError(f"not an encoder's state: {error}") from error
+        super().load_state_dict(saved)
+        self._samples, self._depths = int(saved["samples"]), depths
+        self._pending = [pending.to(self._executor.device, torch.float32, copy=True)]
+        self._held = int(pending.shape[1])
 
 
 class StreamDecoder(_Stream):
     """Codes in, PCM out, hop by hop."""
 
     kind = "decoder"
+    counted = "frames"
 
     def __init__(self, plan: Plan, executor: Executor, *, batch: int = 1) -> None:
         super().__init__(plan, executor, batch)
         self._frames = 0
 
-    def _fresh(self, batch: int | None = None) -> State:
+    def _fresh(self, batch: int | None = None) -> StreamState:
         return self._executor.fresh_decoder(self.batch if batch is None else batch)
+
+    def _part(self) -> Part:
+        return self.plan.decoder
 
     def _restart(self) -> None:
         self._frames = 0
@@ -287,10 +298,7 @@ class StreamDecoder(_Stream):
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """See `_Stream.load_state_dict`."""
         super().load_state_dict(saved)
-        try:
-            self._frames = int(saved["frames"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise BadDataError(f"not a decoder's state: {error}") from error
+        self._frames = int(saved["frames"])
 
 
 def check_depths(value: Depths, most: int, batch: int) -> int | Tensor:
@@ -301,14 +309,23 @@ def check_depths(value: Depths, most: int, batch: int) -> int | Tensor:
     """
     if value is None:
         return most
-    numbers = [value] if isinstance(value, int) else list(value)
-    if any(isinstance(n, bool) or int(n) != n or not 1 <= n <= most for n in numbers):
+    one = _integer(value)
+    numbers = [_integer(n) for n in value] if one is None and isinstance(value, Iterable) else [one]
+    if any(n is None or not 1 <= n <= most for n in numbers):
         raise UsageError(f"n_codebooks is {value!r}, the model has 1 to {most}")
-    if isinstance(value, int):
-        return value
+    if one is not None:
+        return one
     if len(numbers) != batch:
         raise UsageError(f"n_codebooks for {len(numbers)} rows, there are {batch}")
-    return torch.tensor([int(n) for n in numbers])
+    return torch.tensor(numbers)
+
+
+def _integer(value: object) -> int | None:
+    """`value` where it is an integer of any type, numpy's too; None otherwise."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return None
 
 
 def _active_mask(active: Array | None, batch: int) -> Tensor:

@@ -64,6 +64,15 @@ class TorchExecutor:
             parts.append(_run(self._decoder, state, z, final))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
+    def export_state(self, state: State) -> State:
+        """See `Executor.export_state`."""
+        return State([buffer.cpu().clone() for buffer in state.buffers], list(state.drops))
+
+    def import_state(self, state: State, *, decoder: bool) -> State:
+        """See `Executor.import_state`; it is the same for both parts."""
+        buffers = [buffer.to(self.device, torch.float32, copy=True) for buffer in state.buffers]
+        return State(buffers, list(state.drops))
+
 
 def search(quantizer: Quantizer, z: Tensor, depths: Tensor | int) -> Tensor:
     """Latents `[B, F, D]` to codes `[B, F, K]`: K the deepest of `depths` (one for all or `[B]`), -1 beyond a row's own."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from ..config import DEFAULT, PRESETS
-from ..errors import NoInputError, UnavailableError
+from ..errors import NoInputError, UnavailableError, UsageError
 
 EMBEDDED = Path(__file__).parent / f"{DEFAULT}.safetensors"
 
@@ -17,6 +18,65 @@ OFFICIAL = {
     "dac-24khz": ("24khz", "8kbps", "0.0.4"),
     "dac-16khz": ("16khz", "8kbps", "0.0.5"),
 }
+
+
+DEFAULT_OFFICIAL = "dac-44khz"
+LATEST = "latest"
+_RELEASES = "https://github.com/descriptinc/descript-audio-codec/releases/download"
+_ASSETS = {
+    "dac-44khz": "weights.pth",
+    "dac-44khz-16kbps": "weights_44khz_16kbps.pth",
+    "dac-24khz": "weights_24khz.pth",
+    "dac-16khz": "weights_16khz.pth",
+}
+
+
+def official_name(model_type: str, bitrate: str) -> str:
+    """The preset of the official model of that type and bitrate.
+
+    Raises:
+        UsageError: there is none.
+    """
+    for name, (kind, rate, _) in OFFICIAL.items():
+        if (kind, rate) == (model_type, bitrate):
+            return name
+    known = ", ".join(f"{kind} {rate}" for kind, rate, _ in OFFICIAL.values())
+    raise UsageError(f"no official model {model_type} {bitrate}; there are {known}")
+
+
+def official_path(name: str, tag: str = LATEST) -> Path:
+    """Where the official model of that name and release tag is cached.
+
+    Raises:
+        UsageError: the tag could not be one.
+    """
+    kind, bitrate, latest = OFFICIAL[name]
+    if not re.fullmatch(r"[0-9A-Za-z][0-9A-Za-z.-]{0,30}", tag):
+        raise UsageError(f"model tag {tag!r} is none; the latest of {name} is {latest}")
+    return cache_path(kind, bitrate, latest if tag == LATEST else tag)
+
+
+def official_url(name: str, tag: str = LATEST) -> str:
+    """Where to fetch it; STREAMDAC_DOWNLOAD_URL names a mirror of the official releases."""
+    base = os.environ.get("STREAMDAC_DOWNLOAD_URL", _RELEASES).rstrip("/")
+    return f"{base}/{OFFICIAL[name][2] if tag == LATEST else tag}/{_ASSETS[name]}"
+
+
+def downloaded(name: str, tag: str = LATEST) -> Path:
+    """The cached file of an official model.
+
+    Raises:
+        UnavailableError: it is not downloaded.
+    """
+    path = official_path(name, tag)
+    if not path.is_file():
+        kind, bitrate, _ = OFFICIAL[name]
+        wanted = "" if tag == LATEST else f" --model_tag {tag}"
+        raise UnavailableError(
+            f"{name} is not downloaded: streamdac download --model_type {kind} --model_bitrate {bitrate}{wanted} "
+            f"(looked for {path})"
+        )
+    return path
 
 
 def cache_path(model_type: str, bitrate: str, tag: str) -> Path:
@@ -35,13 +95,7 @@ def find_model(model: str | Path | None) -> Path:
         override = os.environ.get("STREAMDAC_MODEL")
         return Path(override) if override else EMBEDDED
     if str(model) in OFFICIAL and not Path(model).exists():
-        path = cache_path(*OFFICIAL[str(model)])
-        if not path.is_file():
-            kind, bitrate, _ = OFFICIAL[str(model)]
-            raise UnavailableError(
-                f"{model} is not downloaded: streamdac download --model_type {kind} --model_bitrate {bitrate} (looked for {path})"
-            )
-        return path
+        return downloaded(str(model))
     if not Path(model).exists():
         raise NoInputError(f"no model {str(model)!r}: neither a file nor one of {', '.join(PRESETS)}")
     return Path(model)

@@ -71,12 +71,18 @@ private:
     int64_t count_ = 0;
 };
 
+// Plain values from one place to another; either may be null where there are none.
+template <typename T>
+inline void copy_values(T* to, const T* from, int64_t count) {
+    if (count > 0) std::memcpy(static_cast<void*>(to), from, size_t(count) * sizeof(T));
+}
+
 // Grows by one value, keeping the contents: for lists built once.
 template <typename T>
 bool append(Array<T>& list, const T& value) {
     Array<T> longer;
     if (!longer.allocate(list.count() + 1)) return false;
-    if (list.count()) std::memcpy(static_cast<void*>(longer.data()), list.data(), size_t(list.count()) * sizeof(T));
+    copy_values(longer.data(), list.data(), list.count());
     longer[list.count()] = value;
     list.swap(longer);
     return true;

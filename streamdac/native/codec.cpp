@@ -28,7 +28,7 @@ Fault Codec::encode(Streams& streams, Pool* pool, const float* audio, int64_t sa
         if (done + made > frames) return {"frames of the output", frames, done + made};
         if (!streams.latents.ensure(batch * made * row) || !streams.codes.ensure(batch * made * deepest)) return NO_MEMORY;
         for (int64_t b = 0; b < batch; ++b)
-            std::memcpy(streams.input(b), audio + b * samples + start, size_t(n) * sizeof(float));
+            copy_values(streams.input(b), audio + b * samples + start, n);
         streams.run(pool, streams.latents.data(), made * row);
         if (!quantizer.search(kernels, streams, streams.latents.data(), batch * made, deepest, streams.codes.data()))
             return NO_MEMORY;

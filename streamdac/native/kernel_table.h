@@ -38,8 +38,13 @@ struct Output {
 
 // `rows` sums over the same segments; windows lie `x_row` floats apart. Weights `[inputs][vectors * width]`. Starts from
 // `bias`, or from `sums` where bias is null; leaves `[rows][vectors * width]` in `sums`. One fixed order per sum.
+// With every fourth input `ahead.lines` lines from `ahead.from` on are called into the cache: weights that come next.
+struct Ahead {
+    const float* from;
+    int64_t lines;
+};
 using TileFunction = void (*)(const float* x, int64_t x_row, const Segment* segments, int64_t n_segments,
-                              const float* weights, const float* bias, float* sums);
+                              const float* weights, const float* bias, float* sums, Ahead ahead);
 
 struct Kernels {
     const char* name;

@@ -5,7 +5,7 @@
 // Activations are time-major: one row of channels per sample, padded to GROUP floats. Between two convolutions everything
 // (residual add, Snake, tanh) is done on the sums as they leave the registers, so that a sample is activated once.
 //
-// Files: array.h memory, simd.h + kernels_body.h + kernels_*.cpp inner loops, packing.cpp weights, part.cpp the plan,
+// Files: array.h memory, simd.h + *_body.h + kernels_*.cpp inner loops, packing.cpp weights, part.cpp the plan,
 // streams.cpp state, run.cpp one push, quantizer.cpp search and lookup, threads.cpp the optional pool, module.cpp Python.
 #pragma once
 
@@ -46,6 +46,7 @@ struct Matrix {
     Array<Panel> panels;
     Array<float> bias;  // with room for whole vectors
     Array<float> weights;
+    const float* following = nullptr;  // the weights used next, if known
 
     // Takes `[inputs][groups * channels]`; each group becomes padded(channels) columns.
     bool pack(const Kernels& kernels, const float* weight, const float* bias, int64_t inputs, int64_t groups,

@@ -12,7 +12,6 @@
 #define STREAMDAC_FMA 256
 #define REGISTERS 16
 #define WIDTH 8
-#define PREFETCH_BYTES 2048
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)

@@ -12,7 +12,6 @@
 #define STREAMDAC_FMA 512
 #define REGISTERS 32
 #define WIDTH 16
-#define PREFETCH_BYTES 2048
 
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("avx512f,avx512vl,avx512dq,avx2,fma"))), apply_to = function)

@@ -14,7 +14,6 @@
 #define REGISTERS 16
 #endif
 #define WIDTH 4
-#define PREFETCH_BYTES 2048
 
 namespace streamdac {
 namespace baseline {

@@ -4,46 +4,7 @@
 // Every output is one chain of fused multiply-adds, in the order tap, channel, whatever tile it falls in; every
 // activation is the same polynomial for every lane. So results do not depend on chunks, rows or threads.
 
-// ---------------------------------------------------------------- activations
-
-// x + sin(alpha x)^2 / alpha, with alpha / pi given. sin(pi t)^2 has period 1: t is the distance to the nearest integer.
-// Minimax polynomial in t^2, error below 6e-9.
-INLINE V snake(V x, V alpha, V inverse) {
-    const V magic = splat(12582912.0f);  // 1.5 * 2^23: adding it rounds to an integer
-    const V turns = (x * alpha + magic) - magic;
-#if STREAMDAC_FMA
-    const V t = fma(x, alpha, -turns);
-#else
-    const V t = x * alpha - turns;
-#endif
-    const V u = t * t;
-    V q = fma(splat(-3.272946357727051f), u, splat(12.990730285644531f));
-    q = fma(q, u, splat(-30.085952758789062f));
-    q = fma(q, u, splat(42.72538375854492f));
-    q = fma(q, u, splat(-32.469581604003906f));
-    q = fma(q, u, splat(9.869603157043457f));
-    V s = q * u;
-    s = s < splat(1.0f) ? s : splat(1.0f);  // bounded for any x, also where rounding to an integer has failed
-    return fma(s, inverse, x);
-}
-
-// Rational approximation (13, 6), within 4e-7 everywhere.
-INLINE V8 tanh8(V8 x) {
-    const V8 limit = 7.90531110763549805f - V8{};
-    x = x < limit ? x : (x != x ? x : limit);
-    x = x > -limit ? x : (x != x ? x : -limit);
-    const V8 z = x * x;
-    V8 p = fma8(-2.76076847742355e-16f - V8{}, z, 2.00018790482477e-13f - V8{});
-    p = fma8(p, z, -8.60467152213735e-11f - V8{});
-    p = fma8(p, z, 5.12229709037114e-08f - V8{});
-    p = fma8(p, z, 1.48572235717979e-05f - V8{});
-    p = fma8(p, z, 6.37261928875436e-04f - V8{});
-    p = fma8(p, z, 4.89352455891786e-03f - V8{});
-    V8 q = fma8(1.19825839466702e-06f - V8{}, z, 1.18534705686654e-04f - V8{});
-    q = fma8(q, z, 2.26843463243900e-03f - V8{});
-    q = fma8(q, z, 4.89352518554385e-03f - V8{});
-    return p * x / q;
-}
+#include "epilogue_body.h"
 
 // ---------------------------------------------------------------- matrix tile
 
@@ -64,7 +25,7 @@ INLINE void step(V (&sums)[ROWS][NV], const char* const (&x)[(ROWS + 2) / 3], in
 
 template <int NV, int ROWS>
 static void tile(const float* x, int64_t x_row, const Segment* segments, int64_t n_segments, const float* weights,
-                 const float* bias, float* out) {
+                 const float* bias, float* out, Ahead ahead) {
     constexpr int N = NV * WIDTH;
     constexpr int POINTERS = (ROWS + 2) / 3;
     V sums[ROWS][NV];
@@ -79,11 +40,9 @@ static void tile(const float* x, int64_t x_row, const Segment* segments, int64_t
         for (int i = 0; i < POINTERS; ++i) p[i] = reinterpret_cast<const char*>(x + segments[s].offset + 3 * i * x_row);
         int64_t left = segments[s].count;
         for (; left >= 4; left -= 4) {
+            for (int64_t j = 0; j < ahead.lines; ++j, ahead.from += 16) __builtin_prefetch(ahead.from, 0, 2);
 #pragma GCC unroll 4
             for (int u = 0; u < 4; ++u) {
-                if (ROWS <= 4)  // few rows: bound by the stream of weights; fetch well ahead, across pages
-                    for (int j = 0; j < N * 4; j += 64)
-                        __builtin_prefetch(reinterpret_cast<const char*>(weights) + PREFETCH_BYTES + j, 0, 2);
                 step<NV, ROWS>(sums, p, row_bytes, weights);
                 weights += N;
 #pragma GCC unroll 4
@@ -100,94 +59,6 @@ static void tile(const float* x, int64_t x_row, const Segment* segments, int64_t
     for (int i = 0; i < ROWS; ++i)
 #pragma GCC unroll 4
         for (int j = 0; j < NV; ++j) store(out + i * N + j * WIDTH, sums[i][j]);
-}
-
-// ---------------------------------------------------------------- epilogue
-
-// The first `count` floats at p, zeros after: for the last vector of a row, so that nothing beyond it is touched.
-INLINE V load_part(const float* p, int64_t count) {
-#if WIDTH == 16
-    if (count == 8) {
-        const V8 low = *reinterpret_cast<const V8U*>(p);
-        return __builtin_shufflevector(low, V8{}, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    }
-#endif
-    float copy[WIDTH] = {};
-    __builtin_memcpy(copy, p, size_t(count) * sizeof(float));
-    return load(copy);
-}
-
-INLINE void store_part(float* p, V v, int64_t begin, int64_t end) {
-#if WIDTH == 16
-    if (begin == 0 && end == 8) {
-        *reinterpret_cast<V8U*>(p) = __builtin_shufflevector(v, v, 0, 1, 2, 3, 4, 5, 6, 7);
-        return;
-    }
-#endif
-    float copy[WIDTH];
-    store(copy, v);
-    for (int64_t i = begin; i < end; ++i) p[i] = copy[i];
-}
-
-template <int KIND>
-INLINE V activate(V v, const float* alpha, const float* inverse) {
-    if (KIND == SNAKE) return snake(v, load(alpha), load(inverse));
-    if (KIND == TANH) {
-        float copy[WIDTH + GROUP];
-        store(copy, v);
-        for (int i = 0; i < WIDTH; i += GROUP) {
-            V8 part = *reinterpret_cast<const V8U*>(copy + i);
-            *reinterpret_cast<V8U*>(copy + i) = tanh8(part);
-        }
-        return load(copy);
-    }
-    return v;
-}
-
-// One row of a tile. `place` is its flat place less `low`; whole says that every vector is kept whole.
-template <int KIND>
-INLINE void finish_row(const Output& o, const float* sums, int vectors, int64_t stream, int64_t place, int64_t column,
-                       bool whole) {
-    const float* skip = o.skip ? o.skip + stream * o.skip_stream : nullptr;
-    float* raw = o.raw ? o.raw + stream * o.raw_stream : nullptr;
-    float* out = o.out + stream * o.out_stream;
-    for (int j = 0; j < vectors; ++j, column += WIDTH, place += WIDTH, sums += WIDTH) {
-        V v = load(sums);
-        if (whole) {
-            if (skip) v += load(skip + place);
-            if (raw) store(raw + place, v);
-            store(out + place, activate<KIND>(v, o.alpha + column, o.inverse + column));
-            continue;
-        }
-        // Only the part inside the row and between low and high is kept.
-        int64_t begin = place < 0 ? -place : 0;
-        int64_t end = o.columns - column < WIDTH ? o.columns - column : WIDTH;
-        if (end > o.high - o.low - place) end = o.high - o.low - place;
-        if (begin >= end) continue;
-        if (skip) v += load_part(skip + place, end);  // never with rows cut off at the start
-        if (raw) store_part(raw + place, v, begin, end);
-        store_part(out + place, activate<KIND>(v, o.alpha + column, o.inverse + column), begin, end);
-    }
-}
-
-template <int KIND>
-static void finish_rows(const Output& o, const float* sums, int vectors, int64_t row, int64_t rows, int64_t column) {
-    int64_t stream = row / o.rows, time = row % o.rows;
-    const bool whole_columns = column + vectors * WIDTH <= o.columns;
-    for (int64_t i = 0; i < rows; ++i, sums += vectors * WIDTH) {
-        const int64_t place = time * o.columns + column - o.low;
-        const bool whole = whole_columns && place >= 0 && place + vectors * WIDTH <= o.high - o.low;
-        finish_row<KIND>(o, sums, vectors, stream, place, column, whole);
-        if (++time == o.rows) time = 0, ++stream;
-    }
-}
-
-static void finish(const Output& o, const float* sums, int vectors, int64_t row, int64_t rows, int64_t column) {
-    switch (o.activation) {
-        case IDENTITY: return finish_rows<IDENTITY>(o, sums, vectors, row, rows, column);
-        case SNAKE: return finish_rows<SNAKE>(o, sums, vectors, row, rows, column);
-        case TANH: return finish_rows<TANH>(o, sums, vectors, row, rows, column);
-    }
 }
 
 // ---------------------------------------------------------------- one output channel

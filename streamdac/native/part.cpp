@@ -146,6 +146,7 @@ Fault Part::finish() {
     Stage& s = *stages_[stages_.count() - 1];
     if (s.raw_slot >= 0) return {"splits at the end", 1, 0};
     finished_ = true;
+    for (int i = 0; i + 1 < n_stages(); ++i) stages_[i]->matrix.following = stages_[i + 1]->matrix.weights.data();
     const bool plain = s.groups == 1 && s.add_slot < 0 && s.activation != SNAKE;
     if (end_ != AUDIO_OUT || s.c_out != 1 || !plain) return NO_FAULT;
     s.single = true;

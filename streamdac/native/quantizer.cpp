@@ -50,7 +50,7 @@ void Quantizer::project(const Kernels& kernels, const float* latents, int64_t fr
         for (int64_t f = 0; f < frames; f += most) {
             const int64_t rows = frames - f < most ? frames - f : most;
             kernels.tile[panel.vectors][rows](latents + f * padded(latent), padded(latent), &whole, 1,
-                                              in_.weights.data() + panel.offset, in_.bias.data() + panel.column, sums);
+                                              in_.weights.data() + panel.offset, in_.bias.data() + panel.column, sums, {});
             for (int64_t i = 0; i < rows; ++i)
                 std::memcpy(to + (f + i) * row + panel.column, sums + i * wide, size_t(wide) * sizeof(float));
         }
@@ -98,7 +98,7 @@ bool Quantizer::lookup(const Kernels& kernels, Streams& work, const int64_t* cod
         for (int64_t p = 0; p < out_.panels.count(); ++p) {
             const Panel& panel = out_.panels[p];
             kernels.tile[panel.vectors][1](chosen, 0, &whole, inputs > 0, out_.weights.data() + panel.offset,
-                                           start + panel.column, start + panel.column);
+                                           start + panel.column, start + panel.column, {});
         }
         std::memcpy(latents, start, size_t(padded(latent)) * sizeof(float));
     }

@@ -26,6 +26,15 @@ INLINE V fma(V a, V b, V c) {
 #endif
 }
 
+// The smaller of two; `b` where `a` is no number.
+INLINE V least(V a, V b) {
+#if STREAMDAC_FMA == 256
+    return (V)_mm256_min_ps((__m256)a, (__m256)b);
+#else
+    return a < b ? a : b;
+#endif
+}
+
 INLINE V8 fma8(V8 a, V8 b, V8 c) {
 #if STREAMDAC_FMA == 512 || STREAMDAC_FMA == 256
     return (V8)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);

@@ -98,7 +98,8 @@ class _WeightNormed(nn.Module):
         super().__init__()
         bound = 1 / math.sqrt(fan_in)
         v = torch.empty(shape).uniform_(-bound, bound)
-        self.weight_g = nn.Parameter(v.norm(dim=(1, 2), keepdim=True))
+        # The meta device computes no norm, and trying to would import seconds' worth of torch.
+        self.weight_g = nn.Parameter(torch.empty(shape[0], 1, 1) if v.is_meta else v.norm(dim=(1, 2), keepdim=True))
         self.weight_v = nn.Parameter(v)
         self.bias = nn.Parameter(torch.zeros(bias))
 

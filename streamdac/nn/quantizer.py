@@ -36,7 +36,10 @@ class VectorQuantizer(nn.Module):
         super().__init__()
         self.in_proj = Conv(latent_dim, codebook_dim, ConvGeometry(1))
         self.out_proj = Conv(codebook_dim, latent_dim, ConvGeometry(1))
-        self.codebook = nn.Embedding(codebook_size, codebook_dim)
+        rows = torch.empty(codebook_size, codebook_dim)
+        if not rows.is_meta:  # where random numbers have no meaning, and making them imports seconds' worth of torch
+            rows.normal_()
+        self.codebook = nn.Embedding.from_pretrained(rows, freeze=False)
 
     def search(self, z_e: Tensor) -> Tensor:
         """Nearest entry by cosine, the first of equals: z_e `[B, codebook_dim, T]` -> codes `[B, T]`."""

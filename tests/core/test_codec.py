@@ -58,10 +58,72 @@ def test_bad_codes_are_refused_with_their_numbers(codes: Any, message: str) -> N
         codec("causal").decoder().push(codes)
 
 
-@pytest.mark.parametrize("depth", [0, 5, -1, [1, 2], 1.5, True])
+@pytest.mark.parametrize("depth", [0, 5, -1, [1, 2], 1.5, [1.5], True, [True], "2", [], np.int64(5), {}])
 def test_a_wrong_number_of_codebooks_is_refused(depth: Any) -> None:
     with pytest.raises(UsageError, match="n_codebooks"):
-        codec("causal").encode(noise(100), n_codebooks=depth if not isinstance(depth, float) else [depth])
+        codec("causal").encode(noise(100), n_codebooks=depth)
+    with pytest.raises(UsageError, match="n_codebooks"):
+        codec("causal").encoder(n_codebooks=depth)
+
+
+@pytest.mark.parametrize("depth", [2, [2], (2,), np.int64(2), np.array([2]), torch.tensor(2), torch.tensor([2])])
+def test_any_integer_is_a_number_of_codebooks(depth: Any) -> None:
+    assert codec("causal").encode(noise(100), n_codebooks=depth).shape == (1, 2, 5)
+
+
+@pytest.mark.parametrize(
+    ("active", "message"),
+    [
+        ([True], r"active is torch.bool \(1,\), need bool \[2\]"),
+        (torch.ones(2), r"active is torch.float32 \(2,\)"),
+        (np.ones((2, 1), dtype=bool), r"\(2, 1\)"),
+    ],
+)
+def test_a_mask_of_the_wrong_kind_is_refused(active: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        codec("causal").encoder(batch=2).push(noise(2, 1, 20), active=active)
+
+
+@pytest.mark.parametrize("batch", [0, -1, 1.0, True, None])
+def test_a_wrong_batch_is_refused(batch: Any) -> None:
+    with pytest.raises(UsageError, match="batch is"):
+        codec("causal").encoder(batch=batch)
+    with pytest.raises(UsageError, match="batch is"):
+        codec("causal").decoder(batch=batch)
+
+
+def test_rows_that_are_not_there_are_refused() -> None:
+    encoder, decoder = codec("causal").encoder(batch=2), codec("causal").decoder(batch=2)
+    with pytest.raises(UsageError, match="audio has 3 rows, need 2"):
+        encoder.push(noise(3, 1, 20))
+    with pytest.raises(UsageError, match=r"codes have shape \(1, 4, 3\), need \[2, K, F\]"):
+        decoder.push(torch.zeros(1, 4, 3, dtype=torch.int64))
+    for stream in (encoder, decoder):
+        with pytest.raises(UsageError, match="row 2 of 2"):
+            stream.reset(rows=[0, 2])
+    with pytest.raises(UsageError, match="idle in some frames of a push and not in others"):
+        decoder.push(torch.tensor([[[1, 1]], [[1, -1]]]))
+
+
+def test_rows_idle_only_between_hops() -> None:
+    encoder = codec("causal").encoder()
+    encoder.push(noise(7))
+    with pytest.raises(UsageError, match="7 samples of an unfinished hop are held"):
+        encoder.push(noise(20), active=torch.tensor([True]))
+
+
+def test_a_refused_push_leaves_the_stream_as_it_was() -> None:
+    audio, encoder = noise(200), codec("causal").encoder()
+    parts = [encoder.push(audio[:90])]
+    with pytest.raises(UsageError):
+        encoder.push(torch.full((50,), float("nan")))
+    parts += [encoder.push(audio[90:]), encoder.flush()]
+    assert torch.equal(torch.cat(parts, dim=-1), codec("causal").encode(audio))
+
+
+def test_audio_at_another_rate_is_refused_by_the_network() -> None:
+    with pytest.raises(UsageError, match="audio at 44100 Hz, the model is for 24000 Hz"):
+        network("causal").preprocess(noise(1, 1, 100), 44_100)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64, ">f4"])
@@ -226,3 +288,13 @@ def test_lookahead_of_the_official_layouts_is_derived() -> None:
     for rate, milliseconds in ((24_000, 248), (16_000, 372)):
         plan = build_plan(DAC(config_from_mapping({**small, **rates, "sample_rate": rate})))
         assert round(1000 * (plan.lookahead + 320) / rate) == milliseconds
+
+
+def test_loading_a_model_does_not_load_the_compiler(tmp_path: Path) -> None:
+    """The meta device's random numbers and norms import it, which takes longer than everything else that a command does."""
+    import subprocess
+    import sys
+
+    save_weights(tmp_path / "w.safetensors", weights())
+    code = "import sys, streamdac; streamdac.load(sys.argv[1]); assert 'torch._dynamo' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code + ", 'compiler'", str(tmp_path / "w.safetensors")], check=True)

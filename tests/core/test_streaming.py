@@ -18,7 +18,7 @@ from .models import GEOMETRIES, codec, network, noise
 KINDS = pytest.mark.parametrize("kind", GEOMETRIES)
 CAUSAL = pytest.mark.parametrize("kind", ["causal", "causal-odd"])
 CENTRED = pytest.mark.parametrize("kind", ["centred", "centred-odd"])
-CLOSE = {"atol": 1e-4, "rtol": 0.0}  # float32 rounding of a tanh output behind random, ungentle weights
+CLOSE = {"atol": 5e-4, "rtol": 0.0}  # float32 rounding of a tanh output behind random, ungentle weights
 few = settings(max_examples=25, deadline=None)
 
 
@@ -54,7 +54,8 @@ def test_any_chunks_encode_to_the_offline_codes(kind: str, data: st.DataObject, 
 @given(data=st.data(), frames=st.integers(1, 40))
 def test_any_chunks_decode_to_the_offline_audio(kind: str, data: st.DataObject, frames: int) -> None:
     config = GEOMETRIES[kind]
-    codes = torch.randint(config.codebook_size, (1, config.n_codebooks, frames))
+    generator = torch.Generator().manual_seed(frames)
+    codes = torch.randint(config.codebook_size, (1, config.n_codebooks, frames), generator=generator)
     parts = codes.split(cut(data.draw(st.lists(st.integers(0, 9), max_size=20)), frames), dim=-1)
     torch.testing.assert_close(pushed(codec(kind).decoder(), parts), codec(kind).decode(codes), **CLOSE)
 
@@ -172,10 +173,11 @@ def test_a_state_goes_on_in_another_process(tmp_path: Any) -> None:
     import subprocess
     import sys
 
-    encoder = codec("causal").encoder()
+    encoder, decoder = codec("causal").encoder(), codec("causal").decoder()
     audio = noise(200)
     first = encoder.push(audio[:90])
-    torch.save(encoder.state_dict(), tmp_path / "state.pt")
+    heard = decoder.push(first)
+    torch.save([encoder.state_dict(), decoder.state_dict()], tmp_path / "states.pt")
     torch.save(network("causal").state_dict(), tmp_path / "network.pt")
     torch.save(audio[90:], tmp_path / "rest.pt")
     code = """
@@ -187,13 +189,18 @@ from streamdac.nn import DAC
 folder = Path(sys.argv[1])
 net = DAC(GEOMETRIES["causal"])
 net.load_state_dict(torch.load(folder / "network.pt", weights_only=True))
-encoder = Codec(net, engine="torch").encoder()
-encoder.load_state_dict(torch.load(folder / "state.pt", weights_only=True))
-torch.save([encoder.push(torch.load(folder / "rest.pt", weights_only=True)), encoder.flush()], folder / "codes.pt")
+codec = Codec(net, engine="torch")
+encoder, decoder = codec.encoder(), codec.decoder()
+for stream, state in zip((encoder, decoder), torch.load(folder / "states.pt", weights_only=True)):
+    stream.load_state_dict(state)
+codes = torch.cat([encoder.push(torch.load(folder / "rest.pt", weights_only=True)), encoder.flush()], dim=-1)
+torch.save([codes, decoder.push(codes)], folder / "out.pt")
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-    rest = torch.load(tmp_path / "codes.pt", weights_only=True)
-    assert torch.equal(torch.cat([first, *rest], dim=-1), codec("causal").encode(audio))
+    codes, rest = torch.load(tmp_path / "out.pt", weights_only=True)
+    whole = codec("causal").encode(audio)
+    assert torch.equal(torch.cat([first, codes], dim=-1), whole)
+    torch.testing.assert_close(torch.cat([heard, rest], dim=-1), codec("causal").decode(whole), **CLOSE)
 
 
 @KINDS

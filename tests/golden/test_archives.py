@@ -8,6 +8,7 @@ import pickletools
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from streamdac.archive import Archive
@@ -27,16 +28,16 @@ def options(case: dict[str, Any]) -> dict[str, Any]:
     return {"win_duration": window, "n_codebooks": case["n_quantizers"], "normalize_db": case["normalize_db"]}
 
 
-@pytest.mark.parametrize(("golden", "case"), cases("archives"))
+@pytest.mark.parametrize(("golden", "case"), cases("archives", weights=False))
 def test_official_archive_is_read(golden: Golden, case: dict[str, Any]) -> None:
     archive, arrays = Archive.load(golden.root / case["file"]), golden.arrays(case["npz"])
     np.testing.assert_array_equal(archive.codes, arrays["codes"])
     np.testing.assert_array_equal(archive.input_db, arrays["input_db"])
     assert {name: getattr(archive, name) for name in FIELDS} == {name: case["metadata"][name] for name in FIELDS}
-    check_archive(archive, golden.engine(case["model"]).config)
+    check_archive(archive, golden.config(case["model"]))
 
 
-@pytest.mark.parametrize(("golden", "case"), cases("archives"))
+@pytest.mark.parametrize(("golden", "case"), cases("archives", weights=False))
 def test_written_archive_is_the_official_one(golden: Golden, case: dict[str, Any]) -> None:
     theirs = (golden.root / case["file"]).read_bytes()
     ours = Archive.load(theirs).to_bytes()
@@ -52,7 +53,7 @@ def test_written_archive_is_the_official_one(golden: Golden, case: dict[str, Any
 
 
 @pytest.mark.filterwarnings("ignore:numpy.core:DeprecationWarning")
-@pytest.mark.parametrize(("golden", "case"), cases("archives"))
+@pytest.mark.parametrize(("golden", "case"), cases("archives", weights=False))
 def test_written_archive_is_loaded_by_numpy_as_the_official_one(golden: Golden, case: dict[str, Any]) -> None:
     theirs = (golden.root / case["file"]).read_bytes()
     # Trusted files: the only place where an archive is unpickled, as the official tool does it.
@@ -118,7 +119,7 @@ def test_what_the_official_compress_fails_on_is_refused_in_words(golden: Golden,
 @pytest.mark.parametrize("golden", SETS, ids=lambda golden: golden.name)
 def test_windows_are_the_official_ones(golden: Golden) -> None:
     for name, model in golden.index["models"].items():
-        config = golden.engine(name).config
+        config = golden.config(name)
         for seconds, window in model["windows"].items():
             if window["hop"] <= 0:
                 with pytest.raises(ValueError, match="too short"):
@@ -129,18 +130,28 @@ def test_windows_are_the_official_ones(golden: Golden) -> None:
             assert windows_of_frames(config, found.frames) == found
 
 
-@pytest.mark.parametrize(("golden", "case"), cases("archives"))
+@pytest.mark.parametrize(("golden", "case"), [c for c in cases("archives") if c.values[1]["metadata"]["channels"] > 1])
 def test_stereo_keeps_its_balance_by_default(golden: Golden, case: dict[str, Any]) -> None:
-    archive = Archive.load(golden.root / case["file"])
-    if archive.channels == 1:
-        pytest.skip("mono")
-    engine = golden.engine(case["model"])
+    archive, engine = Archive.load(golden.root / case["file"]), golden.engine(case["model"])
     ours, theirs = decompress(engine, archive)[0], decompress(engine, archive, official_stereo=True)[0]
-    gains = [float(np.abs(a).max() / np.abs(b).max()) for a, b in zip(ours, theirs, strict=True)]
-    assert max(gains) / min(gains) > 1.1  # the clips are unbalanced, theirs are not
-    meter = LoudnessMeter(archive.sample_rate, archive.channels)
-    meter.push(ours)
-    assert meter.finish() == pytest.approx(float(archive.input_db[0]), abs=0.5)
+    left, right = case["decoded_loudness_db_per_channel"]
+    assert abs(left - right) > 0.1
+    # The network's output is louder on one side. One gain for both channels keeps that; theirs levels it out. What is cut off the
+    # end after the levels were set shifts both a little.
+    kept, levelled = difference_db(ours, archive.sample_rate), difference_db(theirs, archive.sample_rate)
+    assert kept - levelled == pytest.approx(left - right, abs=0.005)
+    assert levelled == pytest.approx(0, abs=0.15)
+    assert loudness_db(ours, archive.sample_rate) == pytest.approx(float(archive.input_db[0]), abs=0.5)
+
+
+def loudness_db(rows: npt.NDArray[np.float32], rate: int) -> float:
+    meter = LoudnessMeter(rate, len(rows))
+    meter.push(rows)
+    return meter.finish()
+
+
+def difference_db(rows: npt.NDArray[np.float32], rate: int) -> float:
+    return loudness_db(rows[:1], rate) - loudness_db(rows[1:], rate)
 
 
 @pytest.mark.parametrize(("golden", "case"), cases("archives"))

@@ -1,0 +1,99 @@
+"""DAC written down once more, as slowly and plainly as can be: nn.Conv1d after nn.Conv1d in float64, from a state dict."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from streamdac.config import ModelConfig
+
+Parameters = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """One model; parameters by their official names."""
+
+    config: ModelConfig
+    parameters: Parameters
+
+    def get(self, name: str) -> Tensor:
+        return self.parameters[name].double()
+
+    def weight(self, name: str) -> Tensor:
+        """Direction times length (weight norm, Salimans and Kingma 2016)."""
+        v, g = self.get(f"{name}.weight_v"), self.get(f"{name}.weight_g")
+        return torch.stack([g[i] * v[i] / v[i].flatten().norm() for i in range(len(v))])
+
+    def conv(self, x: Tensor, name: str, *, stride: int = 1, dilation: int = 1) -> Tensor:
+        weight = self.weight(name)
+        c_out, c_in, kernel = weight.shape
+        layer = nn.Conv1d(c_in, c_out, kernel, stride, dilation=dilation).double()
+        layer.weight.data, layer.bias.data = weight, self.get(f"{name}.bias")
+        span = (kernel - 1) * dilation
+        if self.config.causal:
+            pads = (span + 1 - stride, 0)
+        elif stride > 1:
+            pads = ((stride + 1) // 2, (stride + 1) // 2)
+        else:
+            pads = (span // 2, span // 2)
+        return layer(F.pad(x, pads))
+
+    def transpose(self, x: Tensor, name: str, stride: int) -> Tensor:
+        weight = self.weight(name)
+        c_in, c_out, kernel = weight.shape
+        trim = 0 if self.config.causal else (stride + 1) // 2
+        layer = nn.ConvTranspose1d(c_in, c_out, kernel, stride, padding=trim).double()
+        layer.weight.data, layer.bias.data = weight, self.get(f"{name}.bias")
+        y: Tensor = layer(x)
+        return y[..., :-stride] if self.config.causal else y
+
+    def snake(self, x: Tensor, name: str) -> Tensor:
+        alpha = self.get(f"{name}.alpha")
+        return x + torch.sin(alpha * x) ** 2 / alpha
+
+    def unit(self, x: Tensor, name: str, dilation: int) -> Tensor:
+        y = self.conv(self.snake(x, f"{name}.block.0"), f"{name}.block.1", dilation=dilation)
+        return x + self.conv(self.snake(y, f"{name}.block.2"), f"{name}.block.3")
+
+    def encode(self, audio: Tensor) -> Tensor:
+        """`[B, 1, T]` to latents `[B, D, F]`."""
+        x = self.conv(audio.double(), "encoder.block.0")
+        for stage, stride in enumerate(self.config.encoder_rates, start=1):
+            for place, dilation in enumerate((1, 3, 9)):
+                x = self.unit(x, f"encoder.block.{stage}.block.{place}", dilation)
+            x = self.snake(x, f"encoder.block.{stage}.block.3")
+            x = self.conv(x, f"encoder.block.{stage}.block.4", stride=stride)
+        last = len(self.config.encoder_rates) + 1
+        return self.conv(self.snake(x, f"encoder.block.{last}"), f"encoder.block.{last + 1}")
+
+    def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Latents to codes `[B, K, F]`, how clear each choice was (`[B, K, F]`, in cosine), and the quantised latents."""
+        codes, margins, total = [], [], torch.zeros_like(z)
+        for k in range(self.config.n_codebooks):
+            name = f"quantizer.quantizers.{k}"
+            rows = self.get(f"{name}.codebook.weight")
+            cosines = torch.einsum(
+                "bdf,sd->bfs", F.normalize(self.conv(z, f"{name}.in_proj"), dim=1), F.normalize(rows, dim=1)
+            )
+            best = cosines.topk(2, dim=-1)
+            codes.append(best.indices[..., 0])
+            margins.append(best.values[..., 0] - best.values[..., 1])
+            out = self.conv(rows[codes[-1]].transpose(1, 2), f"{name}.out_proj")
+            total, z = total + out, z - out
+        return torch.stack(codes, dim=1), torch.stack(margins, dim=1), total
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Quantised latents `[B, D, F]` to `[B, 1, T]`."""
+        x = self.conv(z, "decoder.model.0")
+        for stage, stride in enumerate(self.config.decoder_rates, start=1):
+            x = self.snake(x, f"decoder.model.{stage}.block.0")
+            x = self.transpose(x, f"decoder.model.{stage}.block.1", stride)
+            for place, dilation in enumerate((1, 3, 9), start=2):
+                x = self.unit(x, f"decoder.model.{stage}.block.{place}", dilation)
+        last = len(self.config.decoder_rates) + 1
+        return torch.tanh(self.conv(self.snake(x, f"decoder.model.{last}"), f"decoder.model.{last + 1}"))

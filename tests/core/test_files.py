@@ -1,0 +1,79 @@
+"""A file appears whole or not at all, and never over another unless asked."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from streamdac.errors import DeniedError, NoInputError, OutputError
+from streamdac.files import unreadable, written_whole
+
+
+def test_it_appears_at_the_end_with_the_usual_permissions(tmp_path: Path) -> None:
+    target = tmp_path / "new" / "folder" / "a.txt"
+    before = os.umask(0o027)
+    try:
+        with written_whole(target) as temporary:
+            temporary.write_text("all of it")
+            assert not target.exists()
+            assert temporary.parent == target.parent
+    finally:
+        os.umask(before)
+    assert target.read_text() == "all of it"
+    assert target.stat().st_mode & 0o777 == 0o640
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
+def test_whatever_breaks_it_off_leaves_nothing(tmp_path: Path, error: type[BaseException]) -> None:
+    def half() -> None:
+        with written_whole(tmp_path / "a.txt") as temporary:
+            temporary.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        half()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
+    target = tmp_path / "a.txt"
+    target.write_text("old")
+    with pytest.raises(OutputError, match="is there already"), written_whole(target):
+        pytest.fail("entered")
+    with pytest.raises(ValueError, match="half way"), written_whole(target, force=True):
+        raise ValueError("half way")
+    assert target.read_text() == "old"
+    with written_whole(target, force=True) as temporary:
+        temporary.write_text("new")
+    assert target.read_text() == "new"
+
+
+def test_errors_name_the_file_and_keep_their_reason(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    within = tmp_path / "file" / "a.txt"
+    with pytest.raises(OutputError, match=r"file/a.txt: (File exists|Not a directory)"), written_whole(within):
+        pytest.fail("entered")
+    with pytest.raises(OutputError, match=r"a.txt: No space left on device"), written_whole(tmp_path / "a.txt"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OutputError, match="is a directory"), written_whole(tmp_path):
+        pytest.fail("entered")
+    assert type(unreadable("x", PermissionError(13, "Permission denied"))) is DeniedError
+    assert type(unreadable("x", OSError(5, "Input/output error"))) is NoInputError
+
+
+def test_an_error_about_another_file_is_not_blamed_on_this_one(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="other"), written_whole(tmp_path / "a.txt"):
+        (tmp_path / "other").read_text()
+    with pytest.raises(BrokenPipeError), written_whole(tmp_path / "a.txt"):
+        raise BrokenPipeError
+
+
+def test_a_long_name_is_no_hindrance(tmp_path: Path) -> None:
+    for name in ("n" * 251 + ".wav", "ü" * 125 + ".wav"):
+        with written_whole(tmp_path / name) as temporary:
+            temporary.write_text("x")
+        assert (tmp_path / name).exists()

@@ -1,0 +1,99 @@
+"""Weights files that are damaged, of another kind, or hostile."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from streamdac.config import DEFAULT, preset
+from streamdac.errors import BadDataError, NoInputError, UsageError
+from streamdac.weights import FORMAT, Weights, load_weights, save_weights
+
+from .models import GEOMETRIES, network
+
+CONFIG = json.dumps(GEOMETRIES["causal"].to_dict())
+
+
+@pytest.mark.parametrize(
+    ("metadata", "message"),
+    [
+        (None, "format None, need 'streamdac-1'"),
+        ({"format": "pt"}, "format 'pt', need 'streamdac-1'"),
+        ({"format": FORMAT}, "no readable config"),
+        ({"format": FORMAT, "config": "{"}, "no readable config"),
+        ({"format": FORMAT, "config": "[]"}, "config is a list, need an object"),
+        ({"format": FORMAT, "config": '{"encoder_dim": 1e9}'}, "encoder_dim is 1000000000.0"),
+        ({"format": FORMAT, "config": CONFIG}, "tensors are missing, the first is decoder"),
+    ],
+)
+def test_safetensors_of_another_kind_are_refused(tmp_path: Path, metadata: Any, message: str) -> None:
+    save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors", metadata=metadata)
+    with pytest.raises(BadDataError, match=message):
+        load_weights(tmp_path / "w.safetensors").network()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "no state_dict in it"),
+        ({"state_dict": 3}, "no state_dict in it"),
+        ({"state_dict": {}}, "no metadata.kwargs"),
+        ({"state_dict": {"x": 1}, "metadata": {"kwargs": {}}}, "something that is not a tensor"),
+        ({"state_dict": {}, "metadata": {"kwargs": {"depth": 3}}}, "unknown model setting: depth"),
+    ],
+)
+def test_pth_files_of_another_kind_are_refused(tmp_path: Path, content: Any, message: str) -> None:
+    torch.save(content, tmp_path / "w.pth")
+    with pytest.raises(BadDataError, match=message):
+        load_weights(tmp_path / "w.pth")
+
+
+def test_a_torch_package_is_refused_before_anything_of_it_is_read(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as package:
+        package.writestr("w/.data/extern_modules", "os\n")
+        package.writestr("w/weights/model.pkl", b"cos\nsystem\n(S'false'\ntR.")
+    with pytest.raises(BadDataError, match=r"a torch\.package file runs code when loaded"):
+        load_weights(tmp_path / "w.pth")
+
+
+def test_a_hostile_config_allocates_nothing(tmp_path: Path) -> None:
+    """Within the bounds of each field, terabytes in all: told from the tensors before any is made."""
+    config = {**GEOMETRIES["causal"].to_dict(), "encoder_dim": 1024, "encoder_rates": [1] * 7 + [20]}
+    metadata = {"format": FORMAT, "config": json.dumps(config)}
+    save_file({"x": torch.zeros(1)}, tmp_path / "w.safetensors", metadata=metadata)
+    with pytest.raises(BadDataError, match="tensors are missing"):
+        load_weights(tmp_path / "w.safetensors").network()
+
+
+def test_every_cut_of_a_file_is_bad_data(tmp_path: Path) -> None:
+    save_weights(tmp_path / "w.safetensors", Weights(GEOMETRIES["causal"], network("causal").state_dict()))
+    whole = (tmp_path / "w.safetensors").read_bytes()
+    torch.save({"state_dict": {}, "metadata": {"kwargs": {}}}, tmp_path / "w.pth")
+    official = (tmp_path / "w.pth").read_bytes()
+    for data, name in ((whole, "cut.safetensors"), (official, "cut.pth")):
+        for at in range(0, len(data) - 1, len(data) // 37):
+            (tmp_path / name).write_bytes(data[:at])
+            with pytest.raises(BadDataError):
+                load_weights(tmp_path / name)
+
+
+def test_a_missing_or_enormous_file_is_told_by_name_and_numbers(tmp_path: Path) -> None:
+    with pytest.raises(NoInputError, match="no weights file"):
+        load_weights(tmp_path / "none.safetensors")
+    (tmp_path / "huge.pth").touch()
+    os.truncate(tmp_path / "huge.pth", 5 << 30)  # sparse: no disk is used
+    with pytest.raises(BadDataError, match="5368709120 bytes, the limit is 4294967296"):
+        load_weights(tmp_path / "huge.pth")
+
+
+def test_presets_are_found_by_name() -> None:
+    assert preset(DEFAULT).causal
+    with pytest.raises(UsageError, match="no preset 'dac-8khz'; there are causal-24khz, dac-44khz"):
+        preset("dac-8khz")
