@@ -1,4 +1,4 @@
-"""`python -m streamdac.training`: corpus, train, export."""
+"""`python -m streamdac.training`: corpus, train, evaluate, export."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 import click
 
-from streamdac.errors import StreamdacError
+from streamdac.errors import OutputError, StreamdacError
 
 # Idle threads sleep instead of spinning: a run shares the machine with other work. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _COMMANDS = {
     "corpus": ("streamdac.training.corpus", "corpus_command"),
     "train": ("streamdac.training.train", "train_command"),
+    "evaluate": ("streamdac.training.evaluate", "evaluate_command"),
     "export": ("streamdac.training.train", "export_command"),
 }
 
@@ -52,6 +53,10 @@ def run() -> int:
     except click.ClickException as error:
         error.show()
         return error.exit_code
+    except OSError as error:
+        name = f"{error.filename}: " if error.filename else ""
+        click.echo(f"error: {name}{error.strerror or error}", err=True)
+        return OutputError.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
     return 0

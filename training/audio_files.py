@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ _log = logging.getLogger(__name__)
 
 SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aiff", ".aif")
 WHOLE_SECONDS = 600.0  # longer files are read piece by piece and never kept
+_HELD_OUT = 20  # one file in so many is not trained on
 EDGE_SECONDS = 0.05  # read around a piece that is resampled, so that its edges are not
 
 
@@ -35,7 +37,8 @@ class AudioFile:
 def find_audio(paths: str | Path | Sequence[str | Path], split: str = "train") -> list[AudioFile]:
     """All files of `split` in `paths`: corpus folders, their index.tsv files, or any folders and files of audio.
 
-    What has no index is speech, and in every split; each folder that holds files directly is a group.
+    What has no index is speech; each folder that holds files directly is a group. Of 20 such files and more, about every
+    20th is the split valid and the others are train, always the same ones; any other split is all of them.
     """
     found: list[AudioFile] = []
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
@@ -47,7 +50,7 @@ def find_audio(paths: str | Path | Sequence[str | Path], split: str = "train") -
                 raise NoInputError(f"{index}: nothing of split {split} in it")
             found += listed
         else:
-            found += _from_folder(path)
+            found += _of_split(_from_folder(path), path, split)
     if not found:
         raise NoInputError("no audio: no path was given")
     return found
@@ -73,6 +76,14 @@ def _from_index(index: Path, split: str) -> list[AudioFile] | None:
             ]
         except (TypeError, ValueError) as error:
             raise BadDataError(f"{index}: line {rows.line_num}: {error}") from error
+
+
+def _of_split(files: list[AudioFile], folder: Path, split: str) -> list[AudioFile]:
+    """Chosen by name, so that files added later do not move the others."""
+    held = {f.path for f in files if zlib.crc32(f.path.relative_to(folder).as_posix().encode()) % _HELD_OUT == 0}
+    if len(files) < _HELD_OUT or not 0 < len(held) < len(files) or split not in ("train", "valid"):
+        return files
+    return [f for f in files if (f.path in held) == (split == "valid")]
 
 
 def _from_folder(folder: Path) -> list[AudioFile]:

@@ -8,14 +8,21 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import Tensor
 
 from streamdac.config import ModelConfig
-from streamdac.errors import BadDataError, NoInputError, OutputError
+from streamdac.errors import BadDataError, NoInputError, OutputError, UsageError
+from streamdac.files import written_whole
+from streamdac.nn import DAC
+from streamdac.weights import load_weights
 
 LATEST = "checkpoint-latest.pt"
+BEST = "checkpoint-best.pt"
 FORMAT = 1
 WEIGHTS_FORMAT = "streamdac-1"
+_MAY_DIFFER = ("padding", "n_codebooks", "quantizer_dropout")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -67,10 +74,10 @@ def export_weights(checkpoint: dict[str, Any], path: Path, *, average: bool = Tr
     Raises:
         OutputError: it cannot be written.
     """
-    from safetensors.torch import save_file
-
-    weights = cast("dict[str, Tensor]", checkpoint["average"]["values"] if average else checkpoint["network"])
+    weights = _weights(checkpoint, average=average)
     recipe = checkpoint["recipe"]
+    # Rounded, a quantiser has another fingerprint: where it was frozen to keep its streams decodable, it is left as it is.
+    exact = "quantizer." if recipe.get("freeze") == "encoder" else "no such name"
     metadata = {
         "format": WEIGHTS_FORMAT,
         "name": name or str(recipe["name"]),
@@ -78,12 +85,14 @@ def export_weights(checkpoint: dict[str, Any], path: Path, *, average: bool = Tr
         "step": str(checkpoint["step"]),
         "audio_seconds": str(round(checkpoint["audio_seconds"])),
     }
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    halves = {
+        key: value.cpu().contiguous() if key.startswith(exact) else half_precision(value)
+        for key, value in sorted(weights.items())
+    }
     try:
-        save_file({key: half_precision(value) for key, value in sorted(weights.items())}, temporary, metadata)
-        temporary.replace(path)
-    except Exception as error:  # safetensors has an error type of its own
-        temporary.unlink(missing_ok=True)
+        with written_whole(path, force=True) as temporary:
+            save_file(halves, temporary, metadata)
+    except SafetensorError as error:
         raise OutputError(f"{path}: cannot write the weights: {error}") from error
 
 
@@ -100,3 +109,34 @@ def model_config(checkpoint: dict[str, Any]) -> ModelConfig:
     from streamdac.config import config_from_mapping
 
     return config_from_mapping(checkpoint["recipe"]["model"])
+
+
+def _weights(checkpoint: dict[str, Any], *, average: bool) -> dict[str, Tensor]:
+    return cast("dict[str, Tensor]", checkpoint["average"]["values"] if average else checkpoint["network"])
+
+
+def load_initial(network: DAC, path: Path) -> None:
+    """Start `network` from a weights file, or from the averaged weights of a checkpoint or run.
+
+    They may be of the other padding, have more codebooks and another quantiser dropout; all else must be the same.
+
+    Raises:
+        NoInputError: there is no such file.
+        BadDataError: it is damaged.
+        UsageError: it is of another model.
+    """
+    if path.is_dir() or path.suffix == ".pt":
+        checkpoint = load_checkpoint(path)
+        config, tensors = model_config(checkpoint), _weights(checkpoint, average=True)
+    else:
+        weights = load_weights(path)
+        config, tensors = weights.config, dict(weights.tensors)
+    mine, theirs = network.config.to_dict(), config.to_dict()
+    other = [key for key in mine if mine[key] != theirs[key] and key not in _MAY_DIFFER]
+    if other or mine["n_codebooks"] > theirs["n_codebooks"]:
+        differs = ", ".join(f"{key} {theirs[key]} against {mine[key]}" for key in [*other, "n_codebooks"])
+        raise UsageError(f"{path} is of another model: {differs} (it may have more codebooks and another padding)")
+    wanted = network.state_dict()
+    if missing := sorted(set(wanted) - set(tensors)):
+        raise BadDataError(f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first is {missing[0]}")
+    network.load_state_dict({name: tensors[name].float() for name in wanted})

@@ -19,6 +19,8 @@ from streamdac.nn.quantizer import VectorQuantizer
 
 from .optim import AveragedWeights, Optimizers
 
+_TINY = 1e-4
+
 
 @torch.no_grad()
 def _set_weight(layer: Conv, weight: Tensor, bias: Tensor) -> None:
@@ -65,24 +67,67 @@ def spherical_kmeans(rows: Tensor, clusters: int, *, iterations: int = 12) -> Te
 
 
 @torch.no_grad()
-def start_codebooks(network: DAC, latents: Tensor) -> list[float]:
+def start_codebooks(network: DAC, latents: Tensor, *, lift: float = 0.0) -> list[float]:
     """Set every codebook and its projections from `latents` `[N, D]`, one after the other on what the ones before leave.
+
+    The search compares directions only, so a vector and its double are one code. With `lift` the last projected dimension is a
+    constant instead: `lift` times the mean length of the others. The direction then says how long the vector was, finer for
+    short ones. On a block transform it took the held-out mel distance from 5.2 to 3.5 (16 codebooks, before any training).
 
     Returns the share of the latents' variance that is left after each codebook.
     """
     residual, total, left = latents, latents.square().mean(), []
+    dim = network.config.codebook_dim
+    kept = dim - 1 if lift > 0 else dim
     for layer in network.quantizer.quantizers:
         quantizer = cast(VectorQuantizer, layer)
         covariance = residual.t() @ residual / residual.shape[0]
-        basis = torch.linalg.eigh(covariance).eigenvectors[:, -network.config.codebook_dim :]  # [D, d]
-        _set_weight(quantizer.in_proj, basis.t()[:, :, None], torch.zeros(basis.shape[1]))
-        _set_weight(quantizer.out_proj, basis[:, :, None], torch.zeros(basis.shape[0]))
-        projected = residual @ basis
+        basis = torch.linalg.eigh(covariance).eigenvectors[:, -kept:]  # [D, kept]
+        constant = lift * (residual @ basis).square().sum(1).mean().sqrt()
+        # Weight norm needs a direction, so the row of the constant is tiny rather than zero.
+        weight = torch.cat([basis, _TINY * basis[:, : dim - kept]], dim=1)
+        bias = torch.cat([torch.zeros(kept), constant.cpu().expand(dim - kept)])
+        _set_weight(quantizer.in_proj, weight.t()[:, :, None], bias)
+        _set_weight(quantizer.out_proj, weight[:, :, None], torch.zeros(weight.shape[0]))
+        projected = quantizer.in_proj(residual.t()[None])[0].t()
         quantizer.codebook.weight.copy_(spherical_kmeans(projected, network.config.codebook_size))
         codes = quantizer.search(projected.t()[None])[0]
-        residual = residual - quantizer.codebook(codes) @ basis.t()
+        residual = residual - quantizer.out_proj(quantizer.codebook(codes).t()[None])[0].t()
         left.append(float(residual.square().mean() / total))
     return left
+
+
+class CodebookMeans:
+    """Entries as running means of the projected latents that fall on them (van den Oord 2017, appendix A.1).
+
+    They follow the encoder within a few hundred steps; by gradient they lag behind it, and the commitment loss grows.
+    """
+
+    def __init__(self, n_codebooks: int, size: int, dim: int, *, decay: float) -> None:
+        self.decay = decay
+        self.counts = torch.zeros(n_codebooks, size)
+        self.sums = torch.zeros(n_codebooks, size, dim)
+
+    @torch.no_grad()
+    def update(self, network: DAC, codes: Tensor, latents: Tensor) -> None:
+        """Take in one step's codes `[B, K, F]` and projected latents `[B, K * d, F]`, and set the entries."""
+        size, dim = self.sums.shape[1:]
+        expected = codes[:, 0].numel() / size
+        for index, layer in enumerate(network.quantizer.quantizers):
+            weight = cast(VectorQuantizer, layer).codebook.weight
+            rows = latents[:, index * dim : (index + 1) * dim].transpose(1, 2).reshape(-1, dim).float().cpu()
+            flat = codes[:, index].flatten().cpu()
+            counts, sums = self.counts[index], self.sums[index]
+            new = counts == 0  # at the start, or moved: what it holds counts as one average step
+            counts[new] = expected
+            sums[new] = expected * weight.detach().float().cpu()[new]
+            counts.lerp_(torch.bincount(flat, minlength=size).float(), 1 - self.decay)
+            sums.lerp_(torch.zeros_like(sums).index_add_(0, flat, rows), 1 - self.decay)
+            weight.copy_(sums / counts.clamp_min(1e-9)[:, None])
+
+    def forget(self, index: int, entries: Tensor) -> None:
+        """Entries of one codebook were moved: start again from where they are."""
+        self.counts[index, entries] = 0
 
 
 class CodebookUse:
@@ -107,7 +152,13 @@ class CodebookUse:
 
     @torch.no_grad()
     def restart_unused(
-        self, network: DAC, latents: Tensor, below: float, optimizers: Optimizers, average: AveragedWeights
+        self,
+        network: DAC,
+        latents: Tensor,
+        below: float,
+        optimizers: Optimizers,
+        average: AveragedWeights,
+        means: CodebookMeans | None = None,
     ) -> int:
         """Move entries used less than `below` / size to projected latents `[B, K * d, F]` of this step; returns how many."""
         size, moved = self.shares.shape[1], 0
@@ -123,6 +174,8 @@ class CodebookUse:
             weight[dead_there] = chosen
             average.values[f"quantizer.quantizers.{index}.codebook.weight"][dead_there] = chosen
             optimizers.forget_rows(weight, dead_there)
+            if means is not None:
+                means.forget(index, dead)
             self.shares[index, dead] = 1.0 / size
             moved += len(dead)
         return moved

@@ -37,10 +37,16 @@ class Mix:
     noise_snr_db: tuple[float, float] = (5.0, 30.0)
     lowpass_probability: float = 0.0
     lowpass_hz: tuple[float, float] = (3500.0, 10_000.0)
+    phase_probability: float = 0.0  # all frequencies turned by one random angle: sounds the same, looks different
     tries: int = 12  # draws until a segment is not silent
 
     def __post_init__(self) -> None:
-        chances = (self.quiet_probability, self.noise_probability, self.lowpass_probability)
+        chances = (
+            self.quiet_probability,
+            self.noise_probability,
+            self.lowpass_probability,
+            self.phase_probability,
+        )
         if any(not 0 <= chance <= 1 for chance in chances):
             raise UsageError(f"probabilities must lie in 0..1, got {chances}")
         if min(self.kind_weights.values(), default=0) < 0 or not any(self.kind_weights.values()):
@@ -125,7 +131,11 @@ class SegmentSampler:
             audio = low_pass(audio, self.sample_rate, rng.uniform(*self.mix.lowpass_hz))
         if kind == "speech" and rng.random() < self.mix.noise_probability:
             audio = self._with_noise(audio, level, rng)
-        return self._at_random_level(audio, rng)
+        audio = self._at_random_level(audio, rng)
+        # Only drawn where it is wanted: recipes without it keep their segments.
+        if self.mix.phase_probability and rng.random() < self.mix.phase_probability:
+            audio = turned(audio, rng.uniform(-np.pi, np.pi))
+        return audio
 
     def _loud_segment(self, kind: str, rng: np.random.Generator) -> tuple[Audio, float]:
         """A segment [T] of `kind` and its level in dB: the first that is not silent, else the loudest of the tries."""
@@ -172,6 +182,14 @@ class SegmentSampler:
         return audio * np.float32(min(gain, PEAK / peak) if peak > 0 else 1.0)
 
 
+def turned(audio: Audio, angle: float) -> Audio:
+    """`audio` [T] with the phase of every frequency shifted by `angle`, in radians; no louder than `PEAK` if it was not."""
+    out = np.fft.irfft(np.fft.rfft(audio) * np.exp(1j * angle), len(audio)).astype(np.float32)
+    before, peak = float(np.abs(audio).max()), float(np.abs(out).max())
+    scaled: Audio = out * np.float32(max(PEAK, before) / peak) if peak > max(PEAK, before) else out
+    return scaled
+
+
 def low_pass(audio: Audio, sample_rate: int, cutoff: float) -> Audio:
     """`audio` [T] with nothing above about `cutoff` Hz, as if it had once been sampled at twice that."""
     if 2 * cutoff >= sample_rate:
@@ -202,15 +220,19 @@ def held_out_clips(
 ) -> list[HeldOutClip]:
     """Clips of a split, always the same ones: whole files, or the first `clip_seconds` of each, not silent.
 
-    With `clips_per_group` as many are taken of each group, spread over its files.
+    With `clips_per_group` as many are taken of each group, spread over its files. Where all files begin with silence,
+    the first stretch of each that is not silent is taken.
     """
     files = AudioFiles(find_audio(paths, split), sample_rate)
     groups: dict[tuple[str, str], list[AudioFile]] = {}
     for file in files.entries:
         if kind in (None, file.kind):
             groups.setdefault((file.kind, file.group), []).append(file)
-    clips = [clip for group in groups.values() for clip in _clips_of(files, group, clip_seconds, clips_per_group)]
-    if not clips:
+    for search in (False, True):
+        found = (_clips_of(files, group, clip_seconds, clips_per_group, search=search) for group in groups.values())
+        if clips := [clip for group in found for clip in group]:
+            break
+    else:
         raise BadDataError(
             f"no clip to measure on in split {split}{f' of kind {kind}' if kind else ''}: "
             f"{len(files.entries)} files, {len(files.bad)} unreadable, the others silent"
@@ -219,7 +241,7 @@ def held_out_clips(
 
 
 def _clips_of(
-    files: AudioFiles, group: list[AudioFile], seconds: float | None, most: int | None
+    files: AudioFiles, group: list[AudioFile], seconds: float | None, most: int | None, *, search: bool
 ) -> Iterator[HeldOutClip]:
     """At most `most` clips of one group, spread over its files, further into each file when there are too few."""
     wanted = len(group) if most is None else most
@@ -227,9 +249,9 @@ def _clips_of(
         file = group[number * len(group) // wanted if wanted < len(group) else number % len(group)]
         whole = files.samples(file)
         count = whole if seconds is None else min(whole, round(seconds * files.sample_rate))
-        start = number // len(group) * count if wanted > len(group) else 0
-        if start + count > whole:
-            continue
-        audio = files.read(file, start, count)
-        if audio is not None and gated_level(audio, files.sample_rate) >= SILENT_DB:
-            yield HeldOutClip(f"{file.group}/{file.path.stem}@{start}", file.kind, file.group, audio)
+        first = number // len(group) * count if wanted > len(group) else 0
+        for start in range(first, whole - count + 1 if search else min(first, whole - count) + 1, count):
+            audio = files.read(file, start, count)
+            if audio is not None and gated_level(audio, files.sample_rate) >= SILENT_DB:
+                yield HeldOutClip(f"{file.group}/{file.path.stem}@{start}", file.kind, file.group, audio)
+                break

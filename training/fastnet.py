@@ -116,7 +116,7 @@ def decode(network: DAC, z: Tensor, dtype: torch.dtype) -> Tensor:
     taps = out.float() @ last.weight.squeeze(0)  # [B, T + 6, 7]
     steps = out.shape[1] - last.geometry.kernel + 1
     wave = sum((taps[:, k : k + steps, k] for k in range(last.geometry.kernel)), start=last.bias)
-    return torch.tanh(cast(Tensor, wave)).unsqueeze(1)
+    return torch.tanh(wave).unsqueeze(1)
 
 
 def best_cpu_dtype(candidates: Iterable[torch.dtype] = (torch.bfloat16, torch.float32)) -> torch.dtype:
@@ -131,3 +131,10 @@ def best_cpu_dtype(candidates: Iterable[torch.dtype] = (torch.bfloat16, torch.fl
             times.append(time.perf_counter() - start)
         taken[dtype] = min(times)
     return min(taken, key=lambda dtype: taken[dtype])
+
+
+def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """Type of the convolutions."""
+    if precision == "auto":
+        return best_cpu_dtype() if device.type == "cpu" else torch.bfloat16
+    return torch.bfloat16 if precision == "bf16" else torch.float32

@@ -9,27 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from streamdac.errors import BadDataError, UsageError
 from streamdac.nn import DAC
 
 from . import fastnet
-from .checkpoint import LATEST, save_checkpoint
-from .codebooks import CodebookUse, normalise_latent, start_codebooks
-from .data import Mix, SegmentSampler, held_out_clips
-from .logs import RunLog
-from .losses import SpectralLosses
-from .objective import Objective, StepResult
+from .adversary import Adversary
+from .checkpoint import BEST, LATEST, load_initial, save_checkpoint
+from .codebooks import CodebookMeans, CodebookUse, normalise_latent, start_codebooks
+from .data import Mix, SegmentSampler
+from .logs import RunLog, StepMeans
+from .objective import Objective, StepResult, check_finite
 from .optim import AveragedWeights, Clipper, Optimizers, learning_rate_scale
 from .processes import Processes
 from .recipe import Recipe
+from .run_state import restore, run_state
 from .start import quiet_start, transform_start
-from .validation import held_out_metrics
+from .validation import HeldOut
 
 _FRAMES_PER_ENTRY = 24  # of latents that the codebooks start from
+_SHOWN = ("mel", "waveform", "commitment", "perplexity")  # on the terminal; the log has all
 _APART = 1 << 40  # draws that are no training step: their numbers begin here
 
 
@@ -39,13 +39,6 @@ class Budget:
 
     max_steps: int | None = None
     seconds: float | None = None
-
-
-def choose_dtype(precision: str, device: torch.device) -> torch.dtype:
-    """Type of the convolutions."""
-    if precision == "auto":
-        return fastnet.best_cpu_dtype() if device.type == "cpu" else torch.bfloat16
-    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 class Trainer:
@@ -66,55 +59,53 @@ class Trainer:
         self.log = log
         torch.manual_seed(recipe.seed)
         self.network = DAC(recipe.model).to(self.device)
-        quiet_start(self.network)
-        self.dtype = choose_dtype(recipe.precision, self.device)
-        self.objective = Objective(self.network, recipe, self.dtype).to(self.device)
+        if recipe.start != "plain":
+            quiet_start(self.network)
+        if recipe.freeze == "encoder":
+            self.network.encoder.requires_grad_(False)
+            self.network.quantizer.requires_grad_(False)
+        self.dtype = fastnet.choose_dtype(recipe.precision, self.device)
+        self.adversary = Adversary(recipe, self.processes, self.dtype) if recipe.adversarial else None
+        self.objective = Objective(self.network, recipe, self.dtype, self.adversary).to(self.device)
         self.optimizers = Optimizers(self.network, recipe, self.dtype)
         self.average = AveragedWeights(self.network, recipe.ema)
         self.clipper = Clipper(recipe.clip, recipe.clip_norm)
         self.use = CodebookUse(recipe.model.n_codebooks, recipe.model.codebook_size)
+        self.means: CodebookMeans | None = None
+        if recipe.codebook_decay > 0 and recipe.freeze != "encoder":
+            books = recipe.model
+            self.means = CodebookMeans(
+                books.n_codebooks, books.codebook_size, books.codebook_dim, decay=recipe.codebook_decay
+            )
         self.step = 0
         self.audio_seconds = self.elapsed = 0.0
         self.origin = (0, 0.0)
         self.quantising = recipe.quantise_from == 0
+        self.best = float("inf")
+        """Lowest mel distance on held-out clips so far, with all the codebooks that are measured."""
         self.stop = False
         """Set from outside (a signal): finish the step, write a checkpoint, return."""
+        self._begun = False
         self._wrapped: nn.Module | None = None
         self._sampler: tuple[tuple[int, float], SegmentSampler] | None = None
-        self._clips: list[np.ndarray[Any, np.dtype[np.float32]]] | None = None
+        self._held_out: HeldOut | None = None
 
     # --- state ---------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on."""
-        return {
-            "recipe": self.recipe.to_dict(),
-            "network": self.network.state_dict(),
-            "optimizers": self.optimizers.state_dict(),
-            "average": {"updates": self.average.updates, "values": self.average.values},
-            "clipper": self.clipper.running,
-            "use": self.use.shares,
-            "step": self.step,
-            "audio_seconds": self.audio_seconds,
-            "elapsed": self.elapsed,
-            "origin": list(self.origin),
-            "quantising": self.quantising,
-        }
+        return run_state(self)
 
     def load_state_dict(self, state: dict[str, Any], *, branch: bool = False) -> None:
         """Continue from a checkpoint; with `branch` the budget begins anew."""
-        if state["recipe"]["model"] != self.recipe.model.to_dict():
-            raise UsageError("the checkpoint is of another model than the config")
-        self.network.load_state_dict(state["network"])
-        self.optimizers.load_state_dict(state["optimizers"])
-        self.average.updates = state["average"]["updates"]
-        for name, value in state["average"]["values"].items():
-            self.average.values[name].copy_(value)
-        self.clipper.running = state["clipper"]
-        self.use.shares.copy_(state["use"])
-        self.step, self.elapsed, self.audio_seconds = state["step"], state["elapsed"], state["audio_seconds"]
-        self.origin = (self.step, self.elapsed) if branch else (int(state["origin"][0]), float(state["origin"][1]))
-        self.quantising = state["quantising"]
+        restore(self, state, branch=branch)
+
+    def start_from(self, weights: Path) -> None:
+        """Begin with other weights: of the same model, with more codebooks or another padding if need be."""
+        load_initial(self.network, weights)
+        self.average.restart(self.network)
+        self.quantising = True
+        self._begun = True
 
     def save(self, name: str = LATEST) -> None:
         """Write a checkpoint into the run's folder (first process only)."""
@@ -163,43 +154,51 @@ class Trainer:
         Raises:
             BadDataError: a loss or gradient is not finite; the last checkpoint is untouched.
         """
-        if self.step == 0:
+        if self.step == 0 and not self._begun:
             self.begin()
         self.network.train()
         self._wrapped = self.processes.wrap(self.objective)
-        window = _Window(self.recipe.model.sample_rate)
+        if self.processes.first:
+            self._clips()  # what is wrong with them is better known now than after hours
+        window = StepMeans(self.recipe.model.sample_rate)
         saved = time.monotonic()
         with ThreadPoolExecutor(1) as reader:
             pending = reader.submit(self._draw, self.step)
             while self.progress(budget) < 1 and not self.processes.any(self.stop):
                 begun = time.monotonic()
                 pending = self._one_step(pending, reader, budget, window)
-                self.elapsed += time.monotonic() - begun
+                self.elapsed += self.processes.shared(time.monotonic() - begun)
                 if self.step % self.recipe.log_every == 0:
                     self._report(window, budget)
                 if self.step % self.recipe.valid_every == 0:
                     self.validate()
+                if self.step in self.recipe.keep_steps:
+                    self.save(f"checkpoint-{self.step}.pt")
                 if time.monotonic() - saved > 60 * self.recipe.checkpoint_minutes:
                     self.save()
                     saved = time.monotonic()
         self.save()
 
     def _one_step(
-        self, pending: Future[Tensor], reader: ThreadPoolExecutor, budget: Budget, window: _Window
+        self, pending: Future[Tensor], reader: ThreadPoolExecutor, budget: Budget, window: StepMeans
     ) -> Future[Tensor]:
         audio = pending.result().to(self.device)
         pending = reader.submit(self._draw, self.step + 1)
         if not self.quantising and self.step >= self.recipe.quantise_from:
             pending.result()  # the sampler serves one caller at a time
             self.begin_quantising()
+        scale = learning_rate_scale(self.recipe, self.step, self.progress(budget))
+        if self.adversary is not None:
+            self.adversary.scale = scale
+            if self.adversary.begin_if_due(self.step, self.progress(budget)) and self.log is not None:
+                self.log.say(f"step {self.step}: discriminators begin")
         self._seed(self.step)
         assert self._wrapped is not None
         result: StepResult = self._wrapped(audio, self.quantising)
         self.optimizers.zero_grad()
         result.total.backward()
         norm = self.clipper(self.network.parameters())
-        self._check_finite(result, norm, audio)
-        scale = learning_rate_scale(self.recipe, self.step, self.progress(budget))
+        check_finite(result, norm, audio, self.step, self.folder / f"bad-batch-{self.step}-{self.processes.rank}.npz")
         self.optimizers.step(scale)
         self.average.update(self.network)
         if result.codes is not None and result.latents is not None:
@@ -207,31 +206,23 @@ class Trainer:
         self.step += 1
         samples = audio.shape[0] * audio.shape[-1] * self.processes.count
         self.audio_seconds += samples / self.recipe.model.sample_rate
-        window.add(result, norm, scale, samples)
+        parts = {name: float(loss) for name, loss in result.parts.items()}
+        window.add({"loss": float(result.total.detach()), **parts, "gradient": norm, "lr_scale": scale}, samples)
         return pending
-
-    def _check_finite(self, result: StepResult, norm: float, audio: Tensor) -> None:
-        if np.isfinite(norm) and bool(torch.isfinite(result.total)):
-            return
-        bad = [name for name, loss in result.parts.items() if not bool(torch.isfinite(loss))]
-        path = self.folder / f"bad-batch-{self.step}-{self.processes.rank}.npz"
-        np.savez(path, audio=audio.cpu().numpy())
-        raise BadDataError(
-            f"step {self.step}: {', '.join(bad) or 'the gradient'} is not finite (gradient norm {norm:g}); "
-            f"the batch is in {path}, the last checkpoint is kept"
-        )
 
     def begin_quantising(self) -> None:
         """Start the codebooks on latents of audio that training does not see otherwise."""
         self._seed(self.step)
-        config, latents, frames = self.recipe.model, [], 0
+        config, frames = self.recipe.model, 0
+        latents: list[Tensor] = []
         while frames < _FRAMES_PER_ENTRY * config.codebook_size:
             audio = torch.from_numpy(self._sampler_at(self.step).draw(_APART + len(latents))).to(self.device)
             with torch.no_grad():
                 latent = fastnet.encode(self.network, self.network.preprocess(audio), self.dtype)
             latents.append(self.processes.gather(latent).transpose(1, 2).flatten(0, 1))
             frames += latents[-1].shape[0]
-        left = start_codebooks(self.network, normalise_latent(self.network, torch.cat(latents), self.recipe.whiten))
+        normalised = normalise_latent(self.network, torch.cat(latents), self.recipe.whiten)
+        left = start_codebooks(self.network, normalised, lift=self.recipe.lift)
         self.processes.agree([p.data for p in self.network.parameters()])
         changed = [*self.network.quantizer.parameters(), *self.network.encoder.block[-1].parameters()]
         self.optimizers.forget([*changed, *self.network.decoder.model[0].parameters()])
@@ -244,27 +235,29 @@ class Trainer:
         """What a new run does before its first step; needs data."""
         if self.recipe.start != "transform":
             return
-        audio = [self._sampler_at(0).draw(_APART - 1 - number) for number in range(16)]
-        share = transform_start(
-            self.network, self.processes.gather(torch.from_numpy(np.concatenate(audio)).to(self.device))
-        )
+        draws = (self._sampler_at(0).draw(_APART - 1 - number) for number in range(16))
+        audio = [self.processes.gather(torch.from_numpy(draw).to(self.device)) for draw in draws]
+        share = transform_start(self.network, torch.cat(audio))
         self.processes.agree([p.data for p in self.network.parameters()])
         self.average.restart(self.network)
         if self.log is not None:
             self.log.say(f"starts as a block transform that keeps {100 * share:.2f} % of the energy")
 
     def _tend_codebooks(self, codes: Tensor, latents: Tensor) -> None:
-        self.use.update(self.processes.gather(codes))
+        codes = self.processes.gather(codes)
+        self.use.update(codes)
+        if self.means is not None:
+            self.means.update(self.network, codes, self.processes.gather(latents.detach()))
         every = self.recipe.restart_every
-        if every and (self.step + 1) % every == 0:
+        if every and (self.step + 1) % every == 0 and self.recipe.freeze != "encoder":
             below = self.recipe.restart_below
-            self.use.restart_unused(self.network, latents.detach(), below, self.optimizers, self.average)
+            self.use.restart_unused(self.network, latents.detach(), below, self.optimizers, self.average, self.means)
             books = [p.data for name, p in self.network.named_parameters() if name.endswith("codebook.weight")]
             self.processes.agree(books)
 
     # --- reports -------------------------------------------------------------------------------------------------
 
-    def _report(self, window: _Window, budget: Budget) -> None:
+    def _report(self, window: StepMeans, budget: Budget) -> None:
         values, rate = window.take()
         if self.log is None:
             return
@@ -272,58 +265,32 @@ class Trainer:
             values["perplexity"] = float(self.use.perplexity().mean())
         done = self.progress(budget)
         left = (self.elapsed - self.origin[1]) * (1 - done) / done if done > 0 else None
-        shown = {key: values[key] for key in ("mel", "waveform", "commitment", "perplexity") if key in values}
+        shown = {key: value for key, value in values.items() if key in _SHOWN}
         self.log.progress(self.step, shown, rate, left)
         facts = {"rate": rate, "audio_seconds": self.audio_seconds, "elapsed": self.elapsed}
         self.log.record("train", self.step, {**values, **facts})
 
+    def _clips(self) -> HeldOut:
+        if self._held_out is None:
+            self._held_out = HeldOut(self.recipe, self.data)
+        return self._held_out
+
     def validate(self) -> dict[str, float]:
-        """Measure the averaged weights on held-out clips (first process only) and log the result."""
+        """Measure the averaged weights on held-out clips (first process only), log the result, keep the best so far."""
         if not self.processes.first:
             return {}
-        if self._clips is None:
-            self._clips = [
-                clip.audio
-                for clip in held_out_clips(
-                    self.data,
-                    self.recipe.model.sample_rate,
-                    clip_seconds=self.recipe.valid_seconds,
-                    clips_per_group=self.recipe.valid_clips,
-                )
-            ]
         counts = self.recipe.valid_codebooks if self.quantising else (0,)
         network = DAC(self.recipe.model).to(self.device)
         self.average.copy_to(network)
-        spectral: SpectralLosses = self.objective.spectral
-        metrics = held_out_metrics(network, self._clips, counts, spectral, dtype=self.dtype)
+        metrics = self._clips().metrics(network, counts, self.objective.spectral, self.dtype)
         if self.log is not None:
-            self.log.record(
-                "valid", self.step, {**metrics, "audio_seconds": self.audio_seconds, "elapsed": self.elapsed}
-            )
+            facts = {"audio_seconds": self.audio_seconds, "elapsed": self.elapsed}
+            self.log.record("valid", self.step, {**metrics, **facts})
             self.log.say(f"step {self.step} held out: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
+            if self.step % self.recipe.sample_every == 0:
+                self._clips().show(network, counts, self.dtype, self.log, self.step)
+        mel = metrics[f"mel@{max(counts)}"]
+        if self.quantising and mel < self.best:
+            self.best = mel
+            self.save(BEST)
         return metrics
-
-
-class _Window:
-    """Means of what happened since the last report."""
-
-    def __init__(self, sample_rate: int) -> None:
-        self._sample_rate = sample_rate
-        self._reset()
-
-    def _reset(self) -> None:
-        self._rows: list[dict[str, float]] = []
-        self._samples, self._begun = 0, time.monotonic()
-
-    def add(self, result: StepResult, norm: float, scale: float, samples: int) -> None:
-        row = {name: float(loss) for name, loss in result.parts.items()}
-        self._rows.append({"loss": float(result.total.detach()), **row, "gradient": norm, "lr_scale": scale})
-        self._samples += samples
-
-    def take(self) -> tuple[dict[str, float], float]:
-        """Means, and audio-seconds per second of wall time."""
-        names = self._rows[-1]
-        means = {name: float(np.mean([row[name] for row in self._rows if name in row])) for name in names}
-        rate = self._samples / self._sample_rate / max(1e-9, time.monotonic() - self._begun)
-        self._reset()
-        return means, rate

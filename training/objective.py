@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from streamdac.errors import BadDataError
 from streamdac.nn import DAC
 
 from . import fastnet
-from .losses import SpectralLosses, level_normalised_l1
+from .losses import MelSettings, SpectralLosses, level_normalised_l1, waveform_l1
 from .recipe import Recipe
 
 
 class Adversary(Protocol):
     """Discriminators, as the objective sees them."""
 
-    def generator_losses(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """Weighted losses for the codec, by name; `[B, 1, T]` each."""
+    active: bool
+    """Whether they have begun."""
 
-    def learn(self, estimate: Tensor, target: Tensor) -> dict[str, float]:
+    def learn(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Train the discriminators on one batch; figures for the log."""
+
+    def generator_losses(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
+        """Losses of the codec before their weights, by name; `[B, 1, T]` each."""
 
 
 @dataclass(frozen=True)
@@ -32,7 +39,7 @@ class StepResult:
     total: Tensor
     """What is minimised: the weighted sum."""
     parts: dict[str, Tensor]
-    """Every loss, unweighted."""
+    """Every loss, unweighted, and the discriminators' figures."""
     estimate: Tensor
     """`[B, 1, T]`."""
     codes: Tensor | None
@@ -47,7 +54,7 @@ class Objective(nn.Module):
     def __init__(self, network: DAC, recipe: Recipe, dtype: torch.dtype, adversary: Adversary | None = None) -> None:
         super().__init__()
         self.network = network
-        self.spectral = SpectralLosses(network.sample_rate)
+        self.spectral = SpectralLosses(network.sample_rate, MelSettings(recipe.mel_bins, recipe.mel_windows))
         self.weights = recipe.losses
         self.dtype = dtype
         self._adversary = adversary
@@ -66,11 +73,29 @@ class Objective(nn.Module):
         estimate, target = estimate[..., :samples], audio[..., :samples]
         parts["mel"], parts["stft"] = self.spectral(estimate, target)
         parts["waveform"] = level_normalised_l1(estimate, target)
+        if self.weights.l1:
+            parts["l1"] = waveform_l1(estimate, target)
+        figures: dict[str, Tensor] = {}
+        if self._adversary is not None and self._adversary.active:
+            figures = self._adversary.learn(estimate, target)
+            parts |= self._adversary.generator_losses(estimate, target)
         total = torch.stack([getattr(self.weights, name) * loss for name, loss in parts.items()]).sum()
-        if self._adversary is not None:
-            adversarial = self._adversary.generator_losses(estimate, target)
-            total = total + torch.stack(list(adversarial.values())).sum()
-            parts |= adversarial
-        return StepResult(
-            total, {name: loss.detach() for name, loss in parts.items()}, estimate.detach(), codes, latents
-        )
+        detached = {name: loss.detach() for name, loss in parts.items()}
+        return StepResult(total, detached | figures, estimate.detach(), codes, latents)
+
+
+def check_finite(result: StepResult, norm: float, audio: Tensor, step: int, path: Path) -> None:
+    """Stop at losses or a gradient (of this `norm`) that are not finite; the batch `[B, 1, T]` is then kept at `path`.
+
+    Raises:
+        BadDataError: they are not.
+    """
+    discriminators = float(result.parts.get("discriminator_gradient", torch.zeros(())))
+    if math.isfinite(norm) and math.isfinite(discriminators) and bool(torch.isfinite(result.total)):
+        return
+    bad = [name for name, loss in result.parts.items() if not bool(torch.isfinite(loss))]
+    np.savez(path, audio=audio.cpu().numpy())
+    raise BadDataError(
+        f"step {step}: {', '.join(bad) or 'the gradient'} is not finite (gradient norm {norm:g}); "
+        f"the batch is in {path}, the last checkpoint is kept"
+    )

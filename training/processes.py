@@ -29,6 +29,10 @@ class Processes:
             value /= self.count
         return value
 
+    def shared(self, value: float) -> float:
+        """The mean over processes of a number, the same in all."""
+        return value if self.count == 1 else float(self.mean(torch.tensor(value, device=self.device)))
+
     def any(self, flag: bool) -> bool:
         """Whether the flag is set in any process."""
         if self.count == 1:

@@ -12,19 +12,9 @@ from typing import Any
 from streamdac.config import PRESETS, ModelConfig, config_from_mapping
 from streamdac.errors import BadDataError, UsageError
 
+from .settings import DiscriminatorSettings, LossWeights
+
 CONFIGS = Path(__file__).with_name("configs")
-
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Factors of the losses in the objective; a loss of weight 0 is only reported."""
-
-    mel: float = 15.0
-    stft: float = 1.0
-    waveform: float = 4.0
-    """Of the L1 distance relative to each item's level."""
-    commitment: float = 0.25
-    codebook: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -38,7 +28,14 @@ class Recipe:
     name: str = "causal-24khz"
     model: ModelConfig = field(default_factory=ModelConfig)
     losses: LossWeights = field(default_factory=LossWeights)
+    discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
+    mel_windows: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
+    """Of the mel loss, in samples."""
+    mel_bins: tuple[int, ...] = (5, 10, 20, 40, 80, 160, 320)
+    """Mel bands for each window."""
     seed: int = 0
+    steps: int = 0
+    """Of the whole run, where the command line names none; 0 for no end."""
 
     batch: int = 8
     """Segments per step, over all processes."""
@@ -51,7 +48,10 @@ class Recipe:
     """Changes to `streamdac.training.data.Mix`."""
 
     start: str = "transform"
-    """random, or transform: a causal network that begins as a block transform codec."""
+    """plain (PyTorch's weights, as officially), random (quiet at first), or transform: a causal network that begins as a
+    block transform codec."""
+    freeze: str = ""
+    """encoder: only the decoder is trained, so that streams made before stay decodable; empty for nothing."""
     optimizer: str = "muon"
     """muon (orthogonalised updates for convolutions, AdamW for the rest) or adamw."""
     lr: float = 1e-3
@@ -75,6 +75,10 @@ class Recipe:
     """Steps without quantiser at the start. 0: codebooks start at random, as in the official recipe."""
     whiten: float = 0.5
     """How far the latent's dimensions are brought to equal variance before that: 0 not at all, 1 fully."""
+    lift: float = 0.0
+    """Constant dimension in which codebooks start, so that a code's direction also says how long a vector is; 0 for none."""
+    codebook_decay: float = 0.0
+    """Decay per step of the running means that codebook entries are; 0: they learn by gradient, as in the official recipe."""
     restart_every: int = 20
     """Steps between restarts of unused codebook entries; 0 for never."""
     restart_below: float = 0.1
@@ -89,23 +93,30 @@ class Recipe:
     """Longest held-out clip."""
     valid_clips: int = 2
     """Held-out clips per speaker."""
+    sample_every: int = 10_000
+    """Steps between held-out clips, as heard and as spectrograms, in TensorBoard."""
+    keep_steps: tuple[int, ...] = ()
+    """Steps whose checkpoints are kept under a name of their own."""
     checkpoint_minutes: float = 5.0
     log_every: int = 20
 
     def __post_init__(self) -> None:
         choices = {
-            "start": ("random", "transform"),
+            "start": ("plain", "random", "transform"),
+            "freeze": ("", "encoder"),
             "optimizer": ("muon", "adamw"),
             "precision": ("auto", "fp32", "bf16"),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise UsageError(f"{name} is {getattr(self, name)!r}, need one of {', '.join(allowed)}")
-        for name in ("batch", "early_batch", "log_every", "valid_every", "valid_clips"):
+                raise UsageError(f"{name} is {getattr(self, name)!r}, need one of {', '.join(map(repr, allowed))}")
+        for name in ("batch", "early_batch", "log_every", "valid_every", "valid_clips", "sample_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, need at least 1")
         if not 0 <= self.cooldown <= 1 or not 0 <= self.ema < 1:
             raise UsageError(f"cooldown {self.cooldown} must lie in 0..1 and ema {self.ema} in 0..1")
+        if not self.mel_windows or len(self.mel_windows) != len(self.mel_bins):
+            raise UsageError(f"mel_windows {self.mel_windows} need as many mel_bins, got {self.mel_bins}")
         if min(self.segment_seconds, self.early_segment_seconds) * self.model.sample_rate < 2048:
             raise UsageError("segments must be at least 2048 samples long: the widest window of the mel loss")
 
@@ -115,11 +126,21 @@ class Recipe:
             return self.early_batch, self.early_segment_seconds
         return self.batch, self.segment_seconds
 
+    @property
+    def adversarial(self) -> bool:
+        """Whether there are discriminators."""
+        return self.losses.generator > 0 or self.losses.feature > 0
+
     def to_dict(self) -> dict[str, Any]:
         """Plain types only; `recipe_from_mapping` reads it back."""
         values = dataclasses.asdict(self)
         values["model"] = self.model.to_dict()
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, those in lists too."""
+    return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
 def _plain(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -130,8 +151,7 @@ def _plain(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for key, value in values.items():
         wanted = str(fields[key].type)
-        if isinstance(value, list):
-            value = tuple(value)
+        value = _frozen(value)
         good = {"float": (int, float), "int": (int,), "str": (str,)}.get(wanted)
         if good and (not isinstance(value, good) or isinstance(value, bool)):
             raise UsageError(f"{key} is {value!r}, need {'a number' if wanted == 'float' else wanted} in {where}")
@@ -148,6 +168,7 @@ def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Rec
     values = dict(values)
     model_values = dict(values.pop("model", {}))
     loss_values = dict(values.pop("losses", {}))
+    discriminator_values = dict(values.pop("discriminator", {}))
     preset = model_values.pop("preset", None)
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"no preset {preset!r} in {where}; there are {', '.join(PRESETS)}")
@@ -157,7 +178,8 @@ def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Rec
     except BadDataError as error:
         raise UsageError(f"{error} in {where}") from error
     losses = LossWeights(**_plain(LossWeights, loss_values, where))
-    return Recipe(model=model, losses=losses, **_plain(Recipe, values, where))
+    discriminator = DiscriminatorSettings(**_plain(DiscriminatorSettings, discriminator_values, where))
+    return Recipe(model=model, losses=losses, discriminator=discriminator, **_plain(Recipe, values, where))
 
 
 def load_recipe(config: str | Path, changes: Iterable[str] = ()) -> Recipe:
@@ -170,21 +192,39 @@ def load_recipe(config: str | Path, changes: Iterable[str] = ()) -> Recipe:
     Raises:
         UsageError: there is no such config, or it or a change is wrong.
     """
+    path, values = _read(config)
+    for change in changes:
+        _change(values, change)
+    return recipe_from_mapping({"name": path.stem, **values}, str(path))
+
+
+def _read(config: str | Path, above: tuple[Path, ...] = ()) -> tuple[Path, dict[str, Any]]:
+    """A config's file and values, over those of the config that its `base` names."""
     path = Path(config)
     if not path.is_file():
         path = CONFIGS / f"{config}.json"
     if not path.is_file():
-        names = sorted(p.stem for p in CONFIGS.glob("*.json"))
-        raise UsageError(f"no config {str(config)!r}: neither a file nor one of {', '.join(names)}")
+        names = sorted(p.stem for p in CONFIGS.glob("*.json") if not p.stem.startswith("baseline-"))
+        raise UsageError(f"no config {str(config)!r}: neither a file nor one of {', '.join(names)} (or baseline-...)")
+    if path in above:
+        raise UsageError(f"{path} is based on itself")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise UsageError(f"{path}: not JSON: {error}") from error
     if not isinstance(values, dict):
         raise UsageError(f"{path}: need a JSON object")
-    for change in changes:
-        _change(values, change)
-    return recipe_from_mapping({"name": path.stem, **values}, str(path))
+    base = values.pop("base", None)
+    return path, values if base is None else _over(_read(base, (*above, path))[1], values)
+
+
+def _over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """`base` with `values` in place of its own; groups of settings are merged."""
+    merged = dict(base)
+    for key, value in values.items():
+        mine = merged.get(key)
+        merged[key] = _over(mine, value) if isinstance(mine, dict) and isinstance(value, dict) else value
+    return merged
 
 
 def _change(values: dict[str, Any], change: str) -> None:

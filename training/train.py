@@ -26,6 +26,12 @@ if TYPE_CHECKING:
 )
 @click.option("--resume", type=click.Choice(["auto", "never", "must"]), default="auto", show_default=True)
 @click.option("--from", "branch", type=click.Path(path_type=Path), help="Branch off another run or checkpoint.")
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Start from these weights: same model, other padding, more codebooks.",
+)
+@click.option("--freeze", type=click.Choice(["encoder"]), help="Train only the decoder; old streams stay decodable.")
 @click.option("--max-steps", type=click.IntRange(1), help="Stop at this step.")
 @click.option("--budget-minutes", type=click.FloatRange(0, min_open=True), help="Stop after so long.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
@@ -38,6 +44,8 @@ def train_command(
     run: Path,
     resume: str,
     branch: Path | None,
+    init: Path | None,
+    freeze: str | None,
     max_steps: int | None,
     budget_minutes: float | None,
     threads: int | None,
@@ -53,19 +61,20 @@ def train_command(
     from .processes import join_processes
     from .recipe import load_recipe
 
-    recipe = load_recipe(config, changes)
+    recipe = load_recipe(config, [*changes, *([f"freeze={freeze}"] if freeze else [])])
     if threads is not None:
         torch.set_num_threads(threads)
     processes = join_processes(device)
     run.mkdir(parents=True, exist_ok=True)
-    log = RunLog(run, tensorboard=tensorboard) if processes.first else None
-    trainer = Trainer(recipe, data, run, processes=processes, log=log)
-    _continue(trainer, run, resume, branch)
-    if log is not None:
-        _announce(log.say, trainer, recipe, processes)
-    _stop_on_signals(trainer)
+    trainer = Trainer(recipe, data, run, processes=processes)
+    _continue(trainer, run, resume, branch, init)
+    log = trainer.log = RunLog(run, tensorboard=tensorboard) if processes.first else None
     try:
-        trainer.train(Budget(max_steps, None if budget_minutes is None else 60 * budget_minutes))
+        if log is not None:
+            _announce(log.say, trainer, recipe, processes)
+        _stop_on_signals(trainer)
+        seconds = None if budget_minutes is None else 60 * budget_minutes
+        trainer.train(Budget(max_steps or recipe.steps or None, seconds))
         trainer.validate()
     finally:
         if log is not None:
@@ -73,11 +82,13 @@ def train_command(
             log.close()
 
 
-def _continue(trainer: Trainer, run: Path, resume: str, branch: Path | None) -> None:
+def _continue(trainer: Trainer, run: Path, resume: str, branch: Path | None, init: Path | None) -> None:
     from streamdac.errors import NoInputError, UsageError
 
     from .checkpoint import LATEST, load_checkpoint
 
+    if branch is not None and init is not None:
+        raise UsageError("--from goes on with a run, --init starts one from other weights: not both")
     exists = (run / LATEST).exists()
     if exists and resume == "never":
         raise UsageError(f"{run} holds a run already; choose another folder or --resume auto")
@@ -87,6 +98,8 @@ def _continue(trainer: Trainer, run: Path, resume: str, branch: Path | None) -> 
         raise NoInputError(f"{run}: nothing to resume")
     elif branch is not None:
         trainer.load_state_dict(load_checkpoint(branch), branch=True)
+    elif init is not None:
+        trainer.start_from(init)
 
 
 def _announce(say: Callable[[str], None], trainer: Trainer, recipe: Recipe, processes: Processes) -> None:

@@ -1,8 +1,9 @@
-"""Metrics on held-out clips while a run goes on: distances, SI-SDR and codebook use at several bitrates."""
+"""Held-out clips while a run goes on: distances, SI-SDR and codebook use at several bitrates, and clips to listen to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -13,7 +14,12 @@ from torch import Tensor
 from streamdac.nn import DAC
 
 from . import fastnet
+from .data import held_out_clips
+from .logs import RunLog
 from .losses import SpectralLosses, level_normalised_l1, si_sdr
+from .recipe import Recipe
+
+_SHOWN = 4  # clips in TensorBoard
 
 
 def _perplexity(codes: Tensor, size: int) -> float:
@@ -71,3 +77,39 @@ def _compare(estimate: Tensor, audio: Tensor, spectral: SpectralLosses, count: i
         "si_sdr": si_sdr(estimate, audio),
     }
     return {f"{name}@{count}": float(value) for name, value in values.items()}
+
+
+class HeldOut:
+    """The held-out clips of a run.
+
+    Raises:
+        NoInputError: the data have none.
+        BadDataError: none of them can be read, or all are silent.
+    """
+
+    def __init__(self, recipe: Recipe, data: Sequence[Path]) -> None:
+        rate, seconds, most = recipe.model.sample_rate, recipe.valid_seconds, recipe.valid_clips
+        clips = held_out_clips(data, rate, clip_seconds=seconds, clips_per_group=most)
+        self.clips = [clip.audio for clip in clips]
+        self._originals_shown = False
+
+    def metrics(
+        self, network: DAC, codebooks: Sequence[int], spectral: SpectralLosses, dtype: torch.dtype
+    ) -> dict[str, float]:
+        """As `held_out_metrics`, of all clips."""
+        return held_out_metrics(network, self.clips, codebooks, spectral, dtype=dtype)
+
+    @torch.no_grad()
+    def show(self, network: DAC, codebooks: Sequence[int], dtype: torch.dtype, log: RunLog, step: int) -> None:
+        """The first clips as coded now, and once the originals, as sound and spectrogram in TensorBoard."""
+        network.eval()
+        device, rate = next(network.parameters()).device, network.sample_rate
+        for number, clip in enumerate(self.clips[:_SHOWN]):
+            if not self._originals_shown:
+                log.sample(f"clip-{number}/original", step, clip, rate)
+            latent = fastnet.encode(network, network.preprocess(torch.from_numpy(clip).to(device)[None, None]), dtype)
+            for count in codebooks:
+                z = network.quantizer(latent, count).z if count else latent
+                coded = fastnet.decode(network, z, dtype)[0, 0, : len(clip)]
+                log.sample(f"clip-{number}/{count}-codebooks", step, coded.float().cpu().numpy(), rate)
+        self._originals_shown = True

@@ -256,3 +256,26 @@ def test_held_out_clips_are_always_the_same_and_spread_over_groups(tmp_path: Pat
     assert len(held_out_clips(tmp_path / "corpus", RATE)) == 2  # whole files
     with pytest.raises(BadDataError, match="of kind music"):
         held_out_clips(tmp_path / "corpus", RATE, kind="music")
+
+
+def test_a_plain_folder_holds_the_same_files_out_whatever_is_added(tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).standard_normal(800).astype(np.float32) * 0.1
+    for number in range(40):
+        soundfile.write(tmp_path / f"{number}.wav", noise, 8000)
+    splits = {split: {f.path for f in find_audio(tmp_path, split)} for split in ("train", "valid", "test")}
+    assert splits["train"] | splits["valid"] == splits["test"]
+    assert not splits["train"] & splits["valid"]
+    assert 1 <= len(splits["valid"]) <= 8
+    for number in range(40, 60):
+        soundfile.write(tmp_path / f"{number}.wav", noise, 8000)
+    assert splits["valid"] <= {f.path for f in find_audio(tmp_path, "valid")}
+    assert splits["train"] <= {f.path for f in find_audio(tmp_path, "train")}
+
+
+def test_clips_that_begin_with_silence_are_cut_further_in(tmp_path: Path) -> None:
+    audio = np.zeros(16_000, np.float32)
+    audio[9000:] = 0.1 * np.random.default_rng(0).standard_normal(7000)
+    soundfile.write(tmp_path / "a.wav", audio, 8000)
+    (clip,) = held_out_clips(tmp_path, 8000, clip_seconds=0.5, clips_per_group=1)
+    assert clip.name.endswith("a@8000")
+    assert np.abs(clip.audio[1100:]).max() > 0.1

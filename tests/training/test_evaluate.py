@@ -1,0 +1,255 @@
+"""Evaluation: the numbers are right where the answer is known, the same every time, and the report is complete."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from streamdac.codec import Codec
+from streamdac.config import ModelConfig
+from streamdac.errors import BadDataError, StreamdacError, UnavailableError, UsageError
+from streamdac.nn import DAC
+from streamdac.nn.network import randomize
+from streamdac.training.checkpoint import LATEST, export_weights, load_checkpoint
+from streamdac.training.data import HeldOutClip
+from streamdac.training.evaluate import evaluate_command, table
+from streamdac.training.evaluation import Evaluation, Report, entropy_bits
+from streamdac.training.loop import Budget
+from streamdac.training.metrics import METRICS, choose_metrics, compare
+from streamdac.training.opus import packet_bits, through_opus
+from streamdac.weights import Weights, save_weights
+
+from .test_loop import trainer
+
+RATE = 8000
+CONFIG = ModelConfig(
+    sample_rate=RATE,
+    encoder_dim=4,
+    encoder_rates=(5, 2),
+    latent_dim=8,
+    decoder_dim=8,
+    decoder_rates=(2, 5),
+    n_codebooks=4,
+    codebook_size=16,
+)
+PLAIN = ("mel", "stft", "si_sdr")
+needs_opus = pytest.mark.skipif(shutil.which("opusenc") is None, reason="opus-tools are not installed")
+
+
+def needs(name: str, perfect: float, *modules: str) -> Any:
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    skip = pytest.mark.skipif(bool(missing), reason=f"needs {' and '.join(missing)}")
+    return pytest.param(name, perfect, marks=skip)
+
+
+def network() -> DAC:
+    made = DAC(CONFIG)
+    randomize(made)
+    return made
+
+
+def buzz(seconds: float, rate: int, seed: int = 0) -> np.ndarray:
+    """Syllables of a gliding buzz with formants and breath: the metrics for speech take it for speech."""
+    rng, time = np.random.default_rng(seed), np.arange(round(seconds * rate)) / rate
+    pitch = 120 + 25 * np.sin(2 * np.pi * 0.7 * time + seed)
+    phase = 2 * np.pi * np.cumsum(pitch) / rate
+    voice = np.zeros_like(time)
+    for harmonic in range(1, 25):
+        hz = 120 * harmonic
+        formants = sum(np.exp(-(((hz - f) / 250) ** 2)) for f in (500, 1500, 2500))
+        voice += (0.05 + formants) * np.sin(harmonic * phase)
+    envelope = np.clip(np.sin(2 * np.pi * 2.5 * time), 0.0, None) ** 0.5
+    return (0.03 * envelope * (voice + 0.3 * rng.standard_normal(len(time)))).astype(np.float32)
+
+
+def clips() -> list[HeldOutClip]:
+    shapes = (("one", 0.6), ("one", 0.5), ("two", 0.7))
+    return [HeldOutClip(f"{g}/{i}", "speech", g, buzz(s, RATE, i)) for i, (g, s) in enumerate(shapes)]
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    return Evaluation(Codec(network(), name="tiny"), clips(), PLAIN).run([1, 4])
+
+
+def test_a_report_has_every_row_metric_and_speaker(report: Report) -> None:
+    assert (report.clips, report.groups, report.seconds) == (3, 2, pytest.approx(1.8))
+    assert [row.codec for row in report.rows] == ["tiny, 1 codebooks", "tiny, 4 codebooks"]
+    assert [row.kbps for row in report.rows] == [3.2, 12.8]
+    for row in report.rows:
+        assert tuple(row.means) == PLAIN
+        assert row.defined == dict.fromkeys(PLAIN, 3)
+        assert row.by_group.keys() == {"speech/one", "speech/two"}
+        mean = (2 * row.by_group["speech/one"]["mel"] + row.by_group["speech/two"]["mel"]) / 3
+        assert row.means["mel"] == pytest.approx(mean)
+        assert row.use is not None
+        assert 0.05 < row.use <= 1
+
+
+def test_streaming_equals_offline_in_the_report(report: Report) -> None:
+    assert report.streaming_codes == 4 * (60 * 8 + 50 * 8 + 70 * 8) // 8 * 8
+    assert report.streaming_differs == 0
+    assert f"none of {report.streaming_codes} codes differ" in table(report)
+
+
+def test_numbers_are_the_same_every_time(report: Report) -> None:
+    assert Evaluation(Codec(network(), name="tiny"), clips(), PLAIN).run([1, 4]) == report
+
+
+def test_figures_are_of_what_the_codec_decodes(report: Report) -> None:
+    codec, clip = Codec(network()), clips()[2]
+    coded = codec.decode(codec.encode(clip.audio, n_codebooks=1))[0, 0, : len(clip.audio)]
+    assert report.rows[0].by_group["speech/two"] == pytest.approx(compare(PLAIN, clip.audio, coded, RATE), rel=1e-4)
+
+
+def test_entropy_counts_the_bits_that_vary() -> None:
+    even = np.arange(64).reshape(1, 64) % 16
+    constant = np.full((1, 64), 3)
+    assert entropy_bits([np.concatenate([even, constant])], 16) == (4.0, 0.0)
+    half = np.where(even < 8, 0, 1)
+    assert entropy_bits([half, half], 16) == (1.0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "perfect"),
+    [
+        needs("pesq_wb", 4.64, "pesq"),
+        needs("estoi", 1.0, "pystoi"),
+        needs("visqol_speech", 4.11, "visqol", "ai_edge_litert"),
+        needs("visqol_audio", 4.73, "visqol"),
+        needs("mel", 0.0),
+        needs("stft", 0.0),
+    ],
+)
+def test_a_metric_is_perfect_for_the_original_and_worse_with_more_noise(name: str, perfect: float) -> None:
+    clip = buzz(2.0, 24_000)
+    noise = np.random.default_rng(1).standard_normal(len(clip)).astype(np.float32)
+    values = [METRICS[name](clip, clip + scale * noise, 24_000) for scale in (0.0, 0.003, 0.03)]
+    assert values[0] == pytest.approx(perfect, abs=0.05)
+    assert values == sorted(values, reverse=name not in ("mel", "stft"))
+    assert len(set(values)) == 3
+
+
+@pytest.mark.parametrize("name", ["pesq_wb", "estoi"])
+def test_a_metric_without_speech_to_measure_is_undefined(name: str) -> None:
+    pytest.importorskip({"pesq_wb": "pesq", "estoi": "pystoi"}[name])
+    silence = np.zeros(4800, np.float32)
+    assert np.isnan(METRICS[name](silence, silence, 24_000))
+
+
+def test_a_metric_that_is_unknown_or_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="no metric 'mos'"):
+        choose_metrics(["mos"])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    with pytest.raises(UnavailableError, match=r"visqol_speech needs visqol and ai_edge_litert.*\[eval\]"):
+        choose_metrics(["mel", "visqol_speech"])
+    assert choose_metrics(None) == ["mel", "stft", "si_sdr"]
+
+
+# --- Opus ---------------------------------------------------------------------------------------------------------
+
+
+def ogg_page(lengths: list[int]) -> bytes:
+    return b"OggS" + bytes(22) + bytes([len(lengths)]) + bytes(lengths) + bytes(sum(lengths))
+
+
+def test_only_the_bits_of_audio_packets_count() -> None:
+    pages = [ogg_page([19]), ogg_page([60]), ogg_page([30, 31, 255, 255]), ogg_page([2, 7])]
+    assert packet_bits(b"".join(pages)) == 8 * (30 + 31 + 512 + 7)
+    with pytest.raises(BadDataError, match="no Ogg page at byte 47"):
+        packet_bits(pages[0] + b"junk")
+
+
+@needs_opus
+def test_opus_gives_the_clip_back_in_place_and_costs_what_its_bitrate_says() -> None:
+    clip = buzz(2.0, 24_000)
+    low, high = (through_opus(clip, 24_000, kbps) for kbps in (8, 64))
+    assert low.audio.shape == high.audio.shape == clip.shape
+    assert METRICS["si_sdr"](clip, high.audio, 24_000) > 10
+    assert 2 * 4000 < low.bits < 2 * 16_000
+    assert high.bits > 4 * low.bits
+
+
+@needs_opus
+def test_opus_stands_beside_the_model_at_its_bitrates() -> None:
+    report = Evaluation(Codec(network(), name="tiny"), clips(), ["mel"]).run([1, 4], opus=True)
+    low, high = report.rows[2:]
+    assert low.codec == "Opus (nominal 5.0)"
+    assert low.kbps > 3.2
+    assert high.kbps == pytest.approx(12.8, rel=0.1)
+    assert high.means["mel"] < low.means["mel"]
+    assert low.use is None
+    assert table(report).count("Opus") == 2
+
+
+def test_opus_without_its_tools_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _tool: None)
+    with pytest.raises(UnavailableError, match="opusenc and opusdec not found"):
+        Evaluation(Codec(network()), clips(), ["mel"]).run([1], opus=True)
+
+
+# --- the command --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.safetensors"
+    save_weights(path, Weights(CONFIG, network().state_dict(), {"name": "tiny"}))
+    return path
+
+
+def test_the_command_writes_table_json_and_pictures(model: Path, audio_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from matplotlib.image import imread
+
+    output = tmp_path / "report"
+    line = [str(model), f"--data={audio_folder}", "--codebooks=1,4", "--metrics=mel,si_sdr", f"-o{output}"]
+    result = CliRunner().invoke(evaluate_command, line, catch_exceptions=False)
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[0] == "| codec | kbps | mel | SI-SDR dB | codebook use |"
+    assert [line.split("|")[2].strip() for line in lines[2:4]] == ["3.2", "12.8"]
+    written = json.loads((output / "report.json").read_text())
+    assert written["model"] == "tiny"
+    assert len(written["fingerprint"]) == 64
+    assert written["rows"][1]["entropy_bits"][0] > 0
+    assert (output / "report.md").read_text() == result.output
+    for name in ("rate-quality.png", "spectrograms.png"):
+        assert imread(output / name)[..., :3].std() > 0.05, name
+    again = CliRunner().invoke(evaluate_command, line)
+    assert isinstance(again.exception, StreamdacError)
+    assert CliRunner().invoke(evaluate_command, [*line, "-f", "--json"]).output.startswith("{")
+
+
+def test_a_run_is_measured_by_its_averaged_weights(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run", "quantise_from=0")
+    made.train(Budget(max_steps=2))
+    export_weights(load_checkpoint(tmp_path / "run"), tmp_path / "made.safetensors")
+    line = [f"--data={audio_folder}", "--metrics=mel", "--codebooks=2", "--json"]
+    tables = [
+        CliRunner().invoke(evaluate_command, [str(tmp_path / name), *line], catch_exceptions=False).stdout
+        for name in ("run", f"run/{LATEST}", "made.safetensors")
+    ]
+    assert json.loads(tables[0])["rows"][0]["means"]["mel"] > 0
+    assert tables[0] == tables[1] == tables[2]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--codebooks=0,2"], "1 to 4 codebooks, got 0"),
+        (["--codebooks=5"], "1 to 4 codebooks, got 5"),
+        (["--codebooks=two"], "whole numbers"),
+        (["--metrics=nothing"], "no metric 'nothing'"),
+    ],
+)
+def test_a_wrong_argument_is_refused(model: Path, audio_folder: Path, arguments: list[str], said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        CliRunner().invoke(evaluate_command, [str(model), f"--data={audio_folder}", *arguments], catch_exceptions=False)

@@ -1,0 +1,77 @@
+"""Several processes under torchrun train the model that one process trains on the same batches."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from streamdac.training.checkpoint import load_checkpoint
+
+from .test_adversary import LIGHT
+from .test_loop import command, same, trainer
+
+# Random depths, k-means and restarted entries depend on each process's own random numbers: they alone cannot be equal.
+SAME = [
+    *LIGHT,
+    "model.quantizer_dropout=0",
+    "restart_every=0",
+    "batch=4",
+    "precision=fp32",
+    "discriminator.from_step=4",
+]
+
+
+def run(audio: Path, folder: Path, processes: int, steps: int, *changes: str) -> dict[str, Any]:
+    """Train by the command line, alone or under torchrun, and read the checkpoint."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"] if processes > 1 else []
+    settings = [f"--set={change}" for change in changes]
+    line = [sys.executable, *launcher, *command(audio, folder, *settings, f"--max-steps={steps}")[1:]]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(line, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    return load_checkpoint(folder)
+
+
+def apart(a: Any, b: Any, start: dict[str, torch.Tensor]) -> float:
+    """Distance of two states as a share of how far the first has come from where both began."""
+
+    def distance(x: Any, y: Any) -> float:
+        return math.sqrt(sum(float((x[key] - y[key]).square().sum()) for key in start))
+
+    return distance(a, b) / distance(a, start)
+
+
+# Rounding differs with the order of sums. Muon moves the smallest singular values as far as the largest, so it soon shows.
+@pytest.mark.slow
+@pytest.mark.parametrize(("optimizer", "steps"), [("adamw", 8), ("muon", 1)])
+def test_two_processes_train_the_model_that_one_trains(
+    audio_folder: Path, tmp_path: Path, optimizer: str, steps: int
+) -> None:
+    changes = [*SAME, f"optimizer={optimizer}"]
+    one, two = (run(audio_folder, tmp_path / str(count), count, steps, *changes) for count in (1, 2))
+    begin = trainer(audio_folder, tmp_path / "begin", *changes)
+    begin.begin()
+    assert one["step"] == two["step"] == steps
+    assert one["audio_seconds"] == two["audio_seconds"] == pytest.approx(steps * 4 * 0.3)
+    assert apart(one["network"], two["network"], begin.network.state_dict()) < 2e-3
+    if steps > 4:
+        assert one["adversary"]["updates"] == two["adversary"]["updates"] == steps - 4
+        assert begin.adversary is not None
+        states = [state["adversary"]["network"] for state in (one, two)]
+        assert apart(*states, begin.adversary.network.state_dict()) < 2e-3
+
+
+@pytest.mark.slow
+def test_two_processes_resume_where_they_stopped(audio_folder: Path, tmp_path: Path) -> None:
+    changes = [*LIGHT, "discriminator.from_step=2"]  # with random depths, restarts and all
+    whole = run(audio_folder, tmp_path / "whole", 2, 8, *changes)
+    run(audio_folder, tmp_path / "parts", 2, 5, *changes)
+    parts = run(audio_folder, tmp_path / "parts", 2, 8, *changes)
+    assert same({**whole, "elapsed": 0}, {**parts, "elapsed": 0})

@@ -1,0 +1,133 @@
+"""`evaluate`: what a model makes of held-out clips at several bitrates, as a table, JSON and pictures, beside Opus."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from streamdac.errors import OutputError, UsageError
+
+if TYPE_CHECKING:
+    from streamdac.codec import Codec
+
+    from .evaluation import Report, Row
+
+HEADINGS = {
+    "pesq_wb": "PESQ-WB",
+    "estoi": "ESTOI",
+    "visqol_speech": "ViSQOL speech",
+    "visqol_audio": "ViSQOL audio",
+    "mel": "mel",
+    "stft": "STFT",
+    "si_sdr": "SI-SDR dB",
+}
+
+
+def _numbers(text: str | None) -> list[int] | None:
+    if text is None:
+        return None
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{text!r}: need whole numbers with commas between, e.g. 4,8,16") from None
+
+
+@click.command("evaluate")
+@click.argument("model", type=click.Path(path_type=Path), required=False)
+@click.option(
+    "--data", multiple=True, required=True, type=click.Path(path_type=Path), help="Corpus or folder of audio."
+)
+@click.option("--split", default="test", show_default=True, help="Part of a corpus; a plain folder is taken whole.")
+@click.option("--kind", help="Only this kind of a corpus, e.g. speech.")
+@click.option("--codebooks", help="Numbers of codebooks, with commas between.  [default: a quarter, a half, ... all]")
+@click.option("--metrics", help="Names with commas between.  [default: all that are installed]")
+@click.option("--against", type=click.Choice(["opus"]), help="A codec beside it, at the same bitrates.")
+@click.option("--clips-per-group", type=click.IntRange(1), default=4, show_default=True, help="Clips per speaker.")
+@click.option("--clip-seconds", type=click.FloatRange(0.5), help="Cut clips to this.  [default: whole files]")
+@click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes for the metrics.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for report and pictures."
+)
+@click.option("--json", "as_json", is_flag=True, help="JSON instead of the table.")
+@click.option("-f", "--force", is_flag=True, help="Overwrite what is in the folder.")
+def evaluate_command(
+    model: Path | None,
+    data: tuple[Path, ...],
+    split: str,
+    kind: str | None,
+    codebooks: str | None,
+    metrics: str | None,
+    against: str | None,
+    clips_per_group: int,
+    clip_seconds: float | None,
+    jobs: int,
+    output: Path | None,
+    as_json: bool,
+    force: bool,
+) -> None:
+    """Measure MODEL (weights, a checkpoint or a run's folder; the embedded model by default) on held-out clips."""
+    from .data import held_out_clips
+    from .evaluation import Evaluation
+    from .metrics import choose_metrics
+
+    if output is not None and (output / "report.json").exists() and not force:
+        raise OutputError(f"{output / 'report.json'} exists; -f overwrites it")
+    names = choose_metrics(None if metrics is None else metrics.split(","))
+    codec = _load(model)
+    counts = _numbers(codebooks) or sorted({max(1, codec.n_codebooks * i // 4) for i in (1, 2, 3, 4)})
+    if bad := [n for n in counts if not 1 <= n <= codec.n_codebooks]:
+        raise UsageError(f"the model has 1 to {codec.n_codebooks} codebooks, got {', '.join(map(str, bad))}")
+    clips = held_out_clips(
+        data, codec.sample_rate, split=split, kind=kind, clip_seconds=clip_seconds, clips_per_group=clips_per_group
+    )
+    evaluation = Evaluation(codec, clips, names, jobs=jobs, progress=sys.stderr.isatty())
+    report = evaluation.run(counts, opus=against == "opus")
+    click.echo(json.dumps(report.to_dict(), indent=1) if as_json else table(report))
+    if output is not None:
+        from .pictures import write_pictures
+
+        output.mkdir(parents=True, exist_ok=True)
+        (output / "report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
+        (output / "report.md").write_text(table(report) + "\n", encoding="utf-8")
+        write_pictures(output, report, evaluation.example(counts))
+
+
+def _load(model: Path | None) -> Codec:
+    """A codec of weights, a checkpoint or a run's folder."""
+    import tempfile
+
+    import streamdac
+
+    from .checkpoint import export_weights, load_checkpoint
+
+    if model is None or not (model.is_dir() or model.suffix == ".pt"):
+        return streamdac.load(None if model is None else str(model))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        export_weights(load_checkpoint(model), path)
+        return streamdac.load(path)
+
+
+def table(report: Report) -> str:
+    """The report in Markdown."""
+    names = list(report.metrics)
+    lines = [
+        f"| codec | kbps | {' | '.join(HEADINGS[name] for name in names)} | codebook use |",
+        f"|---|{'---|' * (len(names) + 2)}",
+    ]
+    lines += [_line(row, names) for row in report.rows]
+    facts = f"{report.clips} clips, {report.seconds:.0f} s, {report.groups} speaker{'s' * (report.groups != 1)}"
+    differ = f"{report.streaming_differs or 'none'} of {report.streaming_codes} codes differ"
+    lines += ["", f"{facts}. Streamed in random chunks against offline: {differ}."]
+    return "\n".join(lines)
+
+
+def _line(row: Row, names: list[str]) -> str:
+    digits = {"estoi": 3, "si_sdr": 1}
+    values = [f"{row.means[name]:.{digits.get(name, 2)}f}" for name in names]
+    use = "" if row.use is None else f"{100 * row.use:.0f} %"
+    return f"| {row.codec} | {row.kbps:.1f} | {' | '.join(values)} | {use} |"

@@ -1,0 +1,255 @@
+"""Clips through the codec as it streams, and through Opus, at several bitrates; metrics of every clip, and their means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass, field
+from multiprocessing import get_context
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from tqdm import tqdm
+
+from streamdac.codec import Codec
+
+from .data import HeldOutClip
+from .metrics import compare
+from .opus import OpusClip, require_opus, through_opus
+
+Signal = npt.NDArray[np.float32]  # [T]
+Codes = npt.NDArray[np.int64]  # [K, F]
+T = TypeVar("T")
+
+_OPUS_TRIES = 8
+_OPUS_CLOSE = 0.01  # of the wanted bitrate
+_OPUS_NOMINAL = (5.0, 64.0)  # kbps: below the first opusenc gives no less
+
+
+@dataclass(frozen=True)
+class Row:
+    """One codec at one bitrate."""
+
+    codec: str
+    kbps: float
+    """True bits in codes or packets, over the clips' duration."""
+    means: dict[str, float]
+    """Of every metric over the clips; a clip for which a metric is undefined is left out of its mean."""
+    defined: dict[str, int]
+    """Clips in each mean."""
+    by_group: dict[str, dict[str, float]]
+    """The same means by speaker."""
+    code_bits: float = 0.0
+    """Bits per frame."""
+    entropy_bits: tuple[float, ...] | None = None
+    """Empirical entropy of each codebook's codes per frame: how many of those bits carry anything."""
+
+    @property
+    def use(self) -> float | None:
+        """Share of the bits that carry anything, 0 to 1; None where the codec has no codebooks."""
+        return None if self.entropy_bits is None else sum(self.entropy_bits) / self.code_bits
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an evaluation found."""
+
+    model: str
+    fingerprint: str
+    metrics: tuple[str, ...]
+    clips: int
+    seconds: float
+    groups: int
+    streaming_codes: int
+    """Codes of the clips that were also streamed, in chunks of random length ..."""
+    streaming_differs: int
+    """... and how many of these came out otherwise than offline."""
+    rows: list[Row] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class _OpusPass:
+    """All clips through Opus at one setting."""
+
+    nominal: float
+    kbps: float
+    clips: list[OpusClip]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One clip, original and coded at every bitrate; for pictures."""
+
+    original: Signal
+    coded: dict[str, Signal]
+    sample_rate: int
+
+
+def _measure(job: tuple[Sequence[str], Signal, Signal, int]) -> dict[str, float]:
+    return compare(*job)
+
+
+def entropy_bits(codes: Iterable[Codes], size: int) -> tuple[float, ...]:
+    """Entropy of every codebook's entries, bits per frame; codes `[K, F]` of many clips."""
+    bits = []
+    for row in np.concatenate(list(codes), axis=1):
+        share = np.bincount(row, minlength=size) / row.size
+        share = share[share > 0]
+        bits.append(max(0.0, -float(np.sum(share * np.log2(share)))))
+    return tuple(bits)
+
+
+class Evaluation:
+    """The clips, their codes and the metrics to take.
+
+    Args:
+        codec: what is measured, by its public streaming interface.
+        clips: at the codec's rate.
+        metrics: names in `streamdac.training.metrics.METRICS`.
+        jobs: processes for the metrics.
+        progress: show a bar.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        clips: Sequence[HeldOutClip],
+        metrics: Sequence[str],
+        *,
+        jobs: int = 1,
+        progress: bool = False,
+    ) -> None:
+        self.codec, self.clips, self.metrics = codec, list(clips), tuple(metrics)
+        self.jobs, self.progress = jobs, progress
+        self.seconds = sum(len(clip.audio) for clip in clips) / codec.sample_rate
+        self._codes: list[Codes] = [codec.encode(clip.audio)[0] for clip in self._bar(self.clips, "encode")]
+
+    def run(self, codebooks: Sequence[int], *, opus: bool = False) -> Report:
+        """Measure at each number of codebooks; with `opus` also Opus at about the same bitrates.
+
+        Raises:
+            UnavailableError: Opus is asked for and its tools are missing.
+        """
+        if opus:
+            require_opus()
+        report = Report(
+            self.codec.name,
+            self.codec.fingerprint.hex(),
+            self.metrics,
+            len(self.clips),
+            self.seconds,
+            len({clip.group for clip in self.clips}),
+            *self._streaming_differs(),
+        )
+        context = ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) if self.jobs > 1 else nullcontext()
+        with context as pool:
+            mapping: Callable[..., Iterable[dict[str, float]]] = map if pool is None else pool.map
+            report.rows.extend(self._row(count, mapping) for count in codebooks)
+            if opus:
+                report.rows.extend(self._opus_row(coded, mapping) for coded in self._opus_passes(report.rows))
+        return report
+
+    def example(self, codebooks: Sequence[int]) -> Example:
+        """The clip whose duration is nearest to 4 s, at each number of codebooks."""
+        wanted = 4 * self.codec.sample_rate
+        index = min(range(len(self.clips)), key=lambda i: abs(len(self.clips[i].audio) - wanted))
+        coded = {f"{self._kbps(n):.1f} kbps": self._decode(index, n) for n in codebooks}
+        return Example(self.clips[index].audio, coded, self.codec.sample_rate)
+
+    def _bar(self, items: Iterable[T], what: str) -> Iterator[T]:
+        yield from tqdm(items, what, total=len(self.clips), leave=False, disable=not self.progress)
+
+    def _kbps(self, codebooks: int) -> float:
+        bits = codebooks * math.log2(self.codec.codebook_size)
+        return bits * self.codec.sample_rate / self.codec.hop_length / 1000
+
+    def _decode(self, index: int, codebooks: int) -> Signal:
+        audio = self.codec.decode(self._codes[index][None, :codebooks])
+        return np.asarray(audio[0, 0, : len(self.clips[index].audio)], dtype=np.float32)
+
+    def _streaming_differs(self) -> tuple[int, int]:
+        """Codes of the first clips, pushed in chunks of random length, and how many differ from the offline ones."""
+        rng, differing, compared = np.random.default_rng(0), 0, 0
+        for clip, codes in list(zip(self.clips, self._codes, strict=True))[:4]:
+            encoder, parts, place = self.codec.encoder(), [], 0
+            while place < len(clip.audio):
+                step = int(rng.integers(1, 4 * self.codec.hop_length))
+                parts.append(encoder.push(clip.audio[place : place + step]))
+                place += step
+            parts.append(encoder.flush())
+            streamed = np.concatenate(parts, axis=-1)[0]
+            compared += codes.size
+            differing += codes.size if streamed.shape != codes.shape else int((streamed != codes).sum())
+        return compared, differing
+
+    def _row(self, codebooks: int, mapping: Callable[..., Iterable[dict[str, float]]]) -> Row:
+        coded = (self._decode(index, codebooks) for index in range(len(self.clips)))
+        means, defined, groups = self._measured(coded, mapping, f"{codebooks} codebooks")
+        entropy = entropy_bits((codes[:codebooks] for codes in self._codes), self.codec.codebook_size)
+        bits = codebooks * math.log2(self.codec.codebook_size)
+        name = f"{self.codec.name}, {codebooks} codebooks"
+        return Row(name, self._kbps(codebooks), means, defined, groups, bits, entropy)
+
+    def _measured(
+        self, coded: Iterable[Signal], mapping: Callable[..., Iterable[dict[str, float]]], what: str
+    ) -> tuple[dict[str, float], dict[str, int], dict[str, dict[str, float]]]:
+        rate = self.codec.sample_rate
+        jobs = ((self.metrics, clip.audio, audio, rate) for clip, audio in zip(self.clips, coded, strict=True))
+        results = list(self._bar(mapping(_measure, jobs), what))
+        by_group: dict[str, list[dict[str, float]]] = {}
+        for clip, result in zip(self.clips, results, strict=True):
+            by_group.setdefault(f"{clip.kind}/{clip.group}", []).append(result)
+        means, defined = self._means(results)
+        return means, defined, {group: self._means(rows)[0] for group, rows in by_group.items()}
+
+    def _means(self, results: list[dict[str, float]]) -> tuple[dict[str, float], dict[str, int]]:
+        means, defined = {}, {}
+        for name in self.metrics:
+            values = [result[name] for result in results if math.isfinite(result[name])]
+            means[name] = float(np.mean(values)) if values else float("nan")
+            defined[name] = len(values)
+        return means, defined
+
+    # --- Opus ----------------------------------------------------------------------------------------------------
+
+    def _through_opus(self, nominal: float) -> _OpusPass:
+        clips = [
+            through_opus(clip.audio, self.codec.sample_rate, nominal)
+            for clip in self._bar(self.clips, f"opus {nominal:g}")
+        ]
+        return _OpusPass(nominal, sum(clip.bits for clip in clips) / self.seconds / 1000, clips)
+
+    def _opus_passes(self, rows: Sequence[Row]) -> list[_OpusPass]:
+        """Opus at our bitrates, and once at its lowest where ours are below."""
+        lowest = self._through_opus(_OPUS_NOMINAL[0])
+        wanted = sorted({max(row.kbps, lowest.kbps) for row in rows})
+        return [lowest if kbps == lowest.kbps else self._opus_at(kbps, lowest) for kbps in wanted]
+
+    def _opus_at(self, kbps: float, low: _OpusPass) -> _OpusPass:
+        """Opus with the nominal bitrate chosen such that its packets hold `kbps`, or as near as it gets: by bisection,
+        since what it really spends rises in jumps where it changes its mode."""
+        best, high = low, _OPUS_NOMINAL[1]
+        nominal = min(kbps + 1, high)
+        for _ in range(_OPUS_TRIES):
+            tried = self._through_opus(round(nominal, 2))
+            best = min(best, tried, key=lambda p: abs(p.kbps - kbps))
+            if abs(best.kbps / kbps - 1) < _OPUS_CLOSE:
+                break
+            if tried.kbps < kbps:
+                low = tried
+            else:
+                high = tried.nominal
+            nominal = min((low.nominal + high) / 2, low.nominal + 2)
+        return best
+
+    def _opus_row(self, coded: _OpusPass, mapping: Callable[..., Iterable[dict[str, float]]]) -> Row:
+        audio = (clip.audio for clip in coded.clips)
+        means, defined, groups = self._measured(audio, mapping, f"opus {coded.kbps:.1f} kbps")
+        return Row(f"Opus (nominal {coded.nominal:.1f})", coded.kbps, means, defined, groups)

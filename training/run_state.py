@@ -1,0 +1,70 @@
+"""What a checkpoint holds of a run, and how a run continues from it. Checkpoints of older versions stay loadable."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from streamdac.errors import UsageError
+
+if TYPE_CHECKING:
+    from .loop import Trainer
+
+
+def run_state(run: Trainer) -> dict[str, Any]:
+    """Everything that the next step depends on, as tensors and plain types."""
+    return {
+        "recipe": run.recipe.to_dict(),
+        "network": run.network.state_dict(),
+        "optimizers": run.optimizers.state_dict(),
+        "average": {"updates": run.average.updates, "values": run.average.values},
+        "clipper": run.clipper.running,
+        "use": run.use.shares,
+        "means": None if run.means is None else {"counts": run.means.counts, "sums": run.means.sums},
+        "step": run.step,
+        "audio_seconds": run.audio_seconds,
+        "elapsed": run.elapsed,
+        "origin": list(run.origin),
+        "quantising": run.quantising,
+        "best": run.best,
+        "adversary": None if run.adversary is None else run.adversary.state_dict(),
+    }
+
+
+def restore(run: Trainer, state: dict[str, Any], *, branch: bool) -> None:
+    """Continue from `state`; with `branch` the budget begins anew, and what is trained may be another part.
+
+    Raises:
+        UsageError: the state is of another model, optimiser or discriminators.
+    """
+    if state["recipe"]["model"] != run.recipe.model.to_dict():
+        raise UsageError("the checkpoint is of another model than the config")
+    frozen = state["recipe"].get("freeze", "")
+    if frozen == run.recipe.freeze:
+        _restore_optimizers(run, state)
+    elif not branch:
+        raise UsageError(f"the run has freeze {frozen!r}, the config {run.recipe.freeze!r}: branch off it with --from")
+    run.network.load_state_dict(state["network"])
+    run.average.updates = state["average"]["updates"]
+    for name, value in state["average"]["values"].items():
+        run.average.values[name].copy_(value)
+    run.clipper.running = state["clipper"]
+    run.use.shares.copy_(state["use"])
+    if run.means is not None and state.get("means") is not None:
+        run.means.counts.copy_(state["means"]["counts"])
+        run.means.sums.copy_(state["means"]["sums"])
+    run.step, run.elapsed, run.audio_seconds = state["step"], state["elapsed"], state["audio_seconds"]
+    run.origin = (run.step, run.elapsed) if branch else (int(state["origin"][0]), float(state["origin"][1]))
+    run.quantising = state["quantising"]
+    run.best = state.get("best", float("inf"))
+    if run.adversary is not None and state.get("adversary") is not None:
+        try:
+            run.adversary.load_state_dict(state["adversary"])
+        except (RuntimeError, ValueError) as error:
+            raise UsageError("the checkpoint is of other discriminators than the config") from error
+
+
+def _restore_optimizers(run: Trainer, state: dict[str, Any]) -> None:
+    if (state["optimizers"]["muon"] is None) != (run.optimizers.muon is None):
+        was = state["recipe"]["optimizer"]
+        raise UsageError(f"the checkpoint is of optimizer {was}, the config says {run.recipe.optimizer}")
+    run.optimizers.load_state_dict(state["optimizers"])
