@@ -72,16 +72,16 @@ def test_for_layers_larger_than_the_cache(isa: str) -> None:
 
     if isa not in native.instruction_sets():
         pytest.skip(f"this machine has no {isa}")
-    config = ModelConfig(encoder_dim=72, encoder_rates=(2, 2), latent_dim=200, decoder_dim=560, decoder_rates=(2, 2))
+    config = ModelConfig(encoder_dim=400, encoder_rates=(2,), latent_dim=20, decoder_dim=800, decoder_rates=(2,))
     plan = models.make_plan(config, CAUSAL)
+    audio, codes = noise(9, 40, 1), random_codes(plan, 9, 20)
     one, two = NativeExecutor(plan, isa=isa), NativeExecutor(plan, 2, isa=isa)
-    audio, codes = noise(10, 70 * 4, 1), random_codes(plan, 10, 70)
     found, heard = models.encode(one, audio[:1], []), models.decode(one, codes[:1], [])
-    for executor in (one, two):
-        for sizes in ([4] * 6, [1, 150]):
-            assert same_bits(models.encode(executor, audio, sizes)[:1], found)
-            assert same_bits(models.decode(executor, codes, sizes)[:1], heard)
-            assert same_bits(models.decode(executor, codes[:1], sizes), heard)
+    for executor, sizes in ((one, [2] * 3), (two, [1, 17])):
+        assert same_bits(models.encode(executor, audio, sizes)[:1], found)
+        assert same_bits(models.decode(executor, codes, sizes)[:1], heard)
+        assert same_bits(models.encode(executor, audio[:1], sizes), found)
+        assert same_bits(models.decode(executor, codes[:1], sizes), heard)
 
 
 @pytest.mark.parametrize("threads", [1, 2])

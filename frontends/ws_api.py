@@ -1,0 +1,259 @@
+"""For asyncio programs: `async with streamdac.connect(url) as peer: await peer.send(pcm)`, `async for pcm in peer: ...`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from streamdac.errors import UsageError
+from streamdac.protocols.messages import Role
+
+from .coding import HopEncoder
+from .ws_client import Target, Wishes, with_room
+from .ws_heard import Heard
+from .ws_peer import Peer
+from .ws_playback import ExactPlayback, LivePlayback, Playback
+from .ws_stats import PeerStats, PeerWatch
+from .ws_voices import MIN_DELAY
+
+if TYPE_CHECKING:
+    from streamdac.codec import Codec
+
+Block = npt.NDArray[np.float32]  # [T, C]
+
+AHEAD_SECONDS = 0.1  # by which `send` may run ahead of real time
+HEARD_SECONDS = 2.0  # of audio kept for a program that does not read; then the oldest goes
+EXACT_SECONDS = 600.0  # the same where nothing is to be skipped
+PAUSE_SECONDS = 0.2  # without a `send`, after which the others are told of silence
+ROLES = {"send": Role.SEND, "receive": Role.RECEIVE, "both": Role.BOTH}
+
+
+class Connection:
+    """A peer in a room of a server; made by `connect`, used with `async with`."""
+
+    def __init__(
+        self,
+        target: Target,
+        model: Codec | str | None,
+        wishes: Wishes,
+        *,
+        exact: bool,
+        correct_drift: bool,
+        delay: float,
+    ) -> None:
+        self._target, self._model, self._wishes = target, model, wishes
+        self._exact, self._correct_drift, self._delay = exact, correct_drift, delay
+        self._ahead: float | None = None  # when what was sent so far has been spoken
+        self._sending = 0  # calls of `send` that run
+        self._paused = False  # the others have been told that it is silent
+
+    async def __aenter__(self) -> Connection:
+        from streamdac.codec import Codec
+
+        model = self._model
+        self.codec = model if isinstance(model, Codec) else await asyncio.to_thread(_load, model)
+        self._thread = ThreadPoolExecutor(1, "streamdac-encode")
+        self._heard: Heard | None = None
+        playback = self._make_playback() if self._wishes.role & Role.RECEIVE else None
+        self.peer = Peer(self.codec, self._target, self._wishes, playback=playback)
+        self._watch = PeerWatch(self.peer, None, playback)
+        self._hops: HopEncoder | None = None
+        try:
+            await self.peer.open()
+        except BaseException:
+            self._thread.shutdown(wait=False)
+            raise
+        if playback is not None:
+            playback.start()
+        self._playback = playback
+        self._running = asyncio.ensure_future(self.peer.run())
+        self._running.add_done_callback(self._ended)
+        self._pausing = asyncio.ensure_future(self._tell_of_pauses())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End our stream, say Bye, and let go of everything; raises what ended the session, if something did."""
+        self._pausing.cancel()
+        if kind is None and not self._running.done():
+            await self._finish()
+        await self.peer.close()
+        results = await asyncio.gather(self._running, return_exceptions=True)
+        if self._playback is not None:
+            await self._playback.stop()
+        self._thread.shutdown()
+        if kind is None and isinstance(results[0], BaseException):
+            raise results[0]
+
+    @property
+    def sample_rate(self) -> int:
+        """Hz, of what is sent and heard."""
+        return self.codec.sample_rate
+
+    async def send(self, pcm: Any) -> None:
+        """Send audio `[T]` or `[T, C]` float32 at the model's rate, of any length.
+
+        Waits while it runs ahead of real time by more than a tenth of a second, so a whole file may be given at once.
+
+        Raises:
+            StreamdacError: the wrong shape, or what ended the session.
+        """
+        block = _block(pcm, self._wishes.channels)
+        if not self._wishes.role & Role.SEND:
+            raise UsageError("send on a connection that only receives")
+        self._sending += 1
+        try:
+            if self._paused:
+                self._mute()
+                self._paused = False
+            await self._send(block)
+        finally:
+            self._sending -= 1
+
+    async def _send(self, block: Block) -> None:
+        hop = self.codec.hop_length
+        for start in range(0, len(block), hop):
+            self._check()
+            part = block[start : start + hop]
+            await self._pace(len(part))
+            codes = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, part)
+            if codes.shape[2]:
+                self.peer.push(codes)
+
+    async def __aiter__(self) -> AsyncIterator[Block]:
+        """Blocks `[T, C]` float32 of what the others say, mixed, in real time: silence where nobody speaks."""
+        if self._heard is None:
+            raise UsageError("nothing is heard on a connection that only sends")
+        while (block := await self._heard.read()) is not None:
+            yield block
+        self._check()
+
+    def stats(self) -> PeerStats:
+        """The state now."""
+        return self._watch.look()
+
+    def _make_playback(self) -> Playback:
+        seconds = EXACT_SECONDS if self._exact else HEARD_SECONDS
+        self._heard = Heard(max(1, round(seconds * self.codec.sample_rate / self.codec.hop_length)))
+        if self._exact:
+            return ExactPlayback(self._heard, self.codec)
+        return LivePlayback(
+            self._heard,
+            self.codec,
+            channels=self._wishes.channels,
+            correct_drift=self._correct_drift,
+            min_delay=self._delay,
+        )
+
+    def _encode(self, block: Block) -> npt.NDArray[np.int64]:
+        if self._hops is None:
+            self._hops = HopEncoder(
+                self.codec,
+                sample_rate=self.codec.sample_rate,
+                channels=self._wishes.channels,
+                n_codebooks=self._wishes.codebooks,
+            )
+        return self._hops.push(block)
+
+    async def _finish(self) -> None:
+        if self._hops is None:
+            return
+        codes = await asyncio.get_running_loop().run_in_executor(self._thread, self._hops.flush)
+        if codes.shape[2]:
+            self.peer.push(codes)
+        self.peer.end(self._hops.taken)
+
+    async def _tell_of_pauses(self) -> None:
+        """While the program sends nothing, let frames pass in silence, so that nobody waits for them or takes them for lost."""
+        while True:
+            await asyncio.sleep(PAUSE_SECONDS / 2)
+            if self._ahead is not None and not self._sending and time.monotonic() - self._ahead > PAUSE_SECONDS:
+                self._paused = True
+                self._mute()
+
+    def _mute(self) -> None:
+        """Let the stream's frames come up to the present."""
+        assert self._ahead is not None
+        hop = self.codec.hop_length / self.codec.sample_rate
+        frames = max(0, int((time.monotonic() - self._ahead) / hop))
+        self.peer.mute(frames)
+        self._ahead += frames * hop
+
+    async def _pace(self, samples: int) -> None:
+        now = time.monotonic()
+        ahead = now if self._ahead is None else max(self._ahead, now)
+        self._ahead = ahead + samples / self.codec.sample_rate
+        if self._ahead - now > AHEAD_SECONDS:
+            await asyncio.sleep(self._ahead - now - AHEAD_SECONDS)
+
+    def _check(self) -> None:
+        if self._running.done() and not self._running.cancelled() and (error := self._running.exception()):
+            raise error
+
+    def _ended(self, running: asyncio.Future[None]) -> None:
+        """The session is over: whoever reads is told."""
+        if not running.cancelled():
+            running.exception()
+        if self._heard is not None:
+            self._heard.close()
+
+
+def connect(
+    url: str,
+    *,
+    model: Codec | str | None = None,
+    room: str | None = None,
+    token: str | None = None,
+    tls_ca: Path | None = None,
+    role: str = "both",
+    channels: int = 1,
+    codebooks: int | None = None,
+    frames_per_packet: int = 1,
+    redundancy_frames: int = 0,
+    adapt: bool = True,
+    exact: bool = False,
+    correct_drift: bool = True,
+    delay: float = MIN_DELAY,
+    retry_seconds: float = 60.0,
+) -> Connection:
+    """See `streamdac.connect`."""
+    if role not in ROLES:
+        raise UsageError(f"role is {role!r}, need one of {', '.join(ROLES)}")
+    wishes = Wishes(
+        role=ROLES[role],
+        channels=channels,
+        codebooks=codebooks,
+        frames_per_packet=frames_per_packet,
+        redundancy_frames=redundancy_frames,
+        adapt=adapt,
+        retry_seconds=retry_seconds,
+    )
+    target = Target(with_room(url, room), token, tls_ca)
+    return Connection(target, model, wishes, exact=exact, correct_drift=correct_drift, delay=delay)
+
+
+def _load(model: str | None) -> Codec:
+    from streamdac.codec import load
+
+    return load(model)
+
+
+def _block(pcm: Any, channels: int) -> Block:
+    """Audio as `[T, C]`; numpy, or a torch tensor."""
+    block = np.asarray(pcm)
+    if block.ndim == 1:
+        block = block[:, None]
+    if block.ndim != 2 or block.shape[1] != channels or not np.issubdtype(block.dtype, np.floating):
+        raise UsageError(f"got audio {block.dtype} of shape {np.shape(pcm)}, need floats [T] or [T, {channels}]")
+    if not np.isfinite(block).all():
+        raise UsageError("got samples that are not finite")
+    return block.astype(np.float32, copy=False)

@@ -1,0 +1,126 @@
+"""From a source to codes, hop by hop in a thread: read, paced where the source is no device, encode, hand over."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from streamdac.errors import UsageError
+
+from .coding import HopEncoder
+from .varirate import VariableResampler
+from .ws_worker import Worker
+
+if TYPE_CHECKING:
+    from streamdac.codec import Codec
+    from streamdac.frontend import Source
+
+Block = npt.NDArray[np.float32]  # [T, C]
+CodeArray = npt.NDArray[np.int64]  # [K, C, F]
+
+SMOOTH = 0.05  # of the running averages that are displayed
+SILENT_DB = -120.0
+
+
+def level_db(block: Block) -> float:
+    """RMS of a block in dB of full scale."""
+    power = float(np.mean(np.square(block))) if block.size else 0.0
+    return max(SILENT_DB, 10 * float(np.log10(max(power, 1e-12))))
+
+
+def to_channels(block: Block, channels: int) -> Block:
+    """Another channel count: mixed down to one, or one copied to all.
+
+    Raises:
+        UsageError: neither of the two.
+    """
+    have = block.shape[1]
+    if have == channels:
+        return block
+    if channels == 1:
+        return np.asarray(block.mean(axis=1, keepdims=True), np.float32)
+    if have == 1:
+        return np.repeat(block, channels, axis=1)
+    raise UsageError(f"the source has {have} channels, the session {channels}")
+
+
+class Capture(Worker):
+    """Reads `source` to its end and closes it.
+
+    Args:
+        deliver: takes codes `[K, C, F]`, on the event loop.
+        ended: takes the whole number of samples, at the model's rate, on the event loop.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        source: Source,
+        *,
+        channels: int,
+        codebooks: int,
+        deliver: Callable[[CodeArray], None],
+        ended: Callable[[int], None],
+    ) -> None:
+        super().__init__("streamdac-capture")
+        if source.channels != channels and 1 not in (source.channels, channels):
+            raise UsageError(f"the source has {source.channels} channels, the session {channels}")
+        self.source, self.codec = source, codec
+        self.live = bool(getattr(source, "live", False))
+        self.encode_ms = 0.0  # smoothed, of one hop
+        self.level = SILENT_DB
+        self._deliver, self._ended = deliver, ended
+        self._channels = channels
+        rate, model_rate = source.sample_rate, codec.sample_rate
+        # What is live is converted with little delay, what is not with the best filter there is.
+        self._resampler = VariableResampler(rate, model_rate, channels) if self.live and rate != model_rate else None
+        self._hops = HopEncoder(
+            codec, sample_rate=model_rate if self._resampler else rate, channels=channels, n_codebooks=codebooks
+        )
+
+    def work(self) -> None:
+        """Until the source ends or the program does."""
+        try:
+            self._read_all()
+        finally:
+            self.source.close()
+
+    def _read_all(self) -> None:
+        rate = self.source.sample_rate
+        hop = self.codec.hop_length / self.codec.sample_rate * rate  # samples of the source
+        started, hops, read = time.monotonic(), 0, 0
+        while not self.stopping.is_set():
+            block = self._next(round((hops + 1) * hop) - round(hops * hop))
+            if block is None:
+                break
+            hops += 1
+            read += len(block)
+            if not self.live:
+                self.stopping.wait(max(0.0, started + read / rate - time.monotonic()))
+            self._give(block)
+        codes = self._hops.flush()
+        if codes.shape[2]:
+            self.call(self._deliver, codes)
+        hops_rate = self.codec.sample_rate if self._resampler else rate
+        self.call(self._ended, -(-self._hops.taken * self.codec.sample_rate // hops_rate))
+
+    def _next(self, samples: int) -> Block | None:
+        """One hop of the source, put together from what it gives."""
+        parts: list[Block] = []
+        while samples and (block := self.source.read(samples)) is not None:
+            parts.append(block)
+            samples -= len(block)
+        return np.concatenate(parts) if parts else None
+
+    def _give(self, block: Block) -> None:
+        start = time.monotonic()
+        block = to_channels(block, self._channels)
+        codes = self._hops.push(self._resampler.push(block) if self._resampler else block)
+        self.encode_ms += SMOOTH * (1000 * (time.monotonic() - start) - self.encode_ms)
+        self.level = level_db(block)
+        if codes.shape[2]:
+            self.call(self._deliver, codes)

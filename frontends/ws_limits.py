@@ -1,0 +1,60 @@
+"""How much a peer may send: token buckets for messages and bytes, sized by what was agreed."""
+
+from __future__ import annotations
+
+from streamdac.protocols.bitpack import payload_bytes
+from streamdac.protocols.messages import Layout, Offer
+
+BURST_SECONDS = 10.0  # of real time at once: what piles up while a link stands still
+SPEED = 1.5  # times real time in the long run
+CONTROLS = 50.0  # messages a second beside the packets
+HANDSHAKE_MESSAGES = 8  # before anything is agreed
+OVERHEAD = 64  # bytes of a message beside its payload
+REDUNDANCY = 2  # times the payload, with the redundancy
+HANDSHAKE_BYTES = 4096
+
+
+class RateExceeded(Exception):
+    """The peer sends more than real time needs."""
+
+
+class Bucket:
+    """Fills with `rate` a second up to `burst`; whoever takes more than is in it is too fast."""
+
+    def __init__(self, rate: float, burst: float, now: float) -> None:
+        self.rate, self.burst = rate, burst
+        self._level, self._at = burst, now
+
+    def take(self, amount: float, now: float) -> bool:
+        """Whether so much may pass."""
+        self._level = min(self.burst, self._level + (now - self._at) * self.rate) - amount
+        self._at = now
+        return self._level >= 0
+
+
+class RateLimit:
+    """Of one peer."""
+
+    def __init__(self, now: float) -> None:
+        self._messages = Bucket(HANDSHAKE_MESSAGES, HANDSHAKE_MESSAGES, now)
+        self._bytes = Bucket(HANDSHAKE_BYTES, HANDSHAKE_BYTES, now)
+
+    def agree(self, offer: Offer, layout: Layout, now: float) -> None:
+        """From now on as much as one stream of this kind needs, in packets of one frame."""
+        frames = offer.sample_rate / offer.hop_length
+        payload = payload_bytes(codebooks=layout.codebooks, channels=layout.channels, frames=1, bits=layout.bits)
+        messages = SPEED * frames + CONTROLS
+        size = messages * (OVERHEAD + REDUNDANCY * payload)
+        self._messages = Bucket(messages, messages * BURST_SECONDS, now)
+        self._bytes = Bucket(size, size * BURST_SECONDS, now)
+
+    def take(self, size: int, now: float) -> None:
+        """A message of `size` bytes has come.
+
+        Raises:
+            RateExceeded: one too many.
+        """
+        if not self._messages.take(1, now):
+            raise RateExceeded(f"more than {self._messages.rate:.0f} messages a second")
+        if not self._bytes.take(size, now):
+            raise RateExceeded(f"more than {self._bytes.rate:.0f} bytes a second")

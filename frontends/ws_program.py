@@ -1,0 +1,119 @@
+"""What the websocket commands share: running until interrupted, and one line or object a second."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from .ws_peer import Peer
+    from .ws_stats import PeerStats, PeerWatch
+
+SHOW_SECONDS = 1.0
+
+
+@contextlib.contextmanager
+def interrupted() -> Iterator[asyncio.Event]:
+    """An event that SIGINT or SIGTERM sets; a second one ends the program as ever."""
+    loop, event = asyncio.get_running_loop(), asyncio.Event()
+    chosen = (signal.SIGINT, signal.SIGTERM)
+
+    def stop() -> None:
+        event.set()
+        for number in chosen:
+            loop.remove_signal_handler(number)
+
+    added = []
+    for number in chosen:
+        # Not on every platform, and in the main thread only.
+        with contextlib.suppress(NotImplementedError, RuntimeError, ValueError):
+            loop.add_signal_handler(number, stop)
+            added.append(number)
+    try:
+        yield event
+    finally:
+        for number in added:
+            loop.remove_signal_handler(number)
+
+
+class Display:
+    """Shows something every second: `--json` objects on stdout, else a line on a terminal's stderr."""
+
+    def __init__(self, *, as_json: bool, quiet: bool, err: bool = False) -> None:
+        self.as_json = as_json
+        self._err = err  # stdout is taken by audio
+        self._terminal = not quiet and not as_json and sys.stderr.isatty()
+        self._quiet = quiet
+        self._width = 0
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        if not self._quiet:
+            self._clear()
+            click.echo(f"streamdac: {text}", err=True)
+
+    def show(self, thing: dict[str, Any], line: str) -> None:
+        """The state now."""
+        if self.as_json:
+            click.echo(json.dumps(thing), err=self._err)
+        elif self._terminal:
+            columns = _columns()
+            self._width = min(len(line), columns)
+            click.echo("\r\x1b[K" + line[:columns], nl=False, err=True)
+
+    async def keep(self, look: Callable[[], tuple[dict[str, Any], str]]) -> None:
+        """Show every second, until cancelled; then once more."""
+        if not self.as_json and not self._terminal:
+            return
+        try:
+            while True:
+                await asyncio.sleep(SHOW_SECONDS)
+                self.show(*look())
+        finally:
+            self.show(*look())
+            if self._terminal:
+                click.echo(err=True)
+                self._width = 0
+
+    def _clear(self) -> None:
+        if self._width:
+            click.echo("\r\x1b[K", nl=False, err=True)
+            self._width = 0
+
+
+def _columns() -> int:
+    import shutil
+
+    return max(20, shutil.get_terminal_size().columns - 1)
+
+
+def peer_look(watch: PeerWatch) -> Callable[[], tuple[dict[str, Any], str]]:
+    """For `Display.keep`."""
+    from .ws_stats import as_object, peer_line
+
+    def look() -> tuple[dict[str, Any], str]:
+        stats: PeerStats = watch.look()
+        return as_object(stats), peer_line(stats)
+
+    return look
+
+
+def introduce(peer: Peer) -> str:
+    """What was agreed."""
+    channel = peer.channel
+    accept = channel.session.agreement.accept if channel else None
+    if accept is None:
+        return "no session"
+    codec = peer.codec
+    kbps = codec.config.bitrate(accept.codebooks) * accept.channels / 1000
+    return (
+        f"{peer.target.url}: model {codec.name}, {codec.sample_rate} Hz, {accept.channels} channel(s), {accept.codebooks} "
+        f"codebooks ({kbps:.1f} kbps)"
+    )

@@ -1,0 +1,239 @@
+"""One peer from start to end: source and sink opened, a session kept, everything closed in its turn."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from streamdac import frontend
+from streamdac.errors import UsageError
+from streamdac.protocols.messages import Reason, Role
+
+from .ws_access import read_token
+from .ws_capture import Capture
+from .ws_client import Target, Wishes, with_room
+from .ws_peer import Peer
+from .ws_playback import ExactPlayback, LivePlayback, Playback
+from .ws_program import Display, interrupted, introduce, peer_look
+from .ws_stats import PeerWatch
+
+if TYPE_CHECKING:
+    from streamdac.codec import Codec
+    from streamdac.frontend import Sink, Source
+
+INTERRUPTED = 130
+POLL_SECONDS = 0.05
+
+
+@dataclass(frozen=True)
+class Options:
+    """Of a peer, as typed."""
+
+    url: str
+    room: str | None = None
+    token_file: Path | None = None
+    tls_ca: Path | None = None
+    source: str | None = None
+    sink: str | None = None
+    force: bool = False
+    channels: int = 1
+    codebooks: int | None = None
+    frames_per_packet: int = 1
+    redundancy: int = 0
+    adapt: bool = True
+    correct_drift: bool = True
+    delay_ms: float = 20.0
+    exact: bool = False
+    once: bool = False
+    seconds: float | None = None
+    retry_seconds: float = 60.0
+    as_json: bool = False
+    quiet: bool = False
+
+    @property
+    def role(self) -> Role:
+        """By the ends that there are."""
+        return Role.BOTH if self.source and self.sink else Role.SEND if self.source else Role.RECEIVE
+
+    def target(self) -> Target:
+        """Where to."""
+        token = None if self.token_file is None else read_token(self.token_file)
+        return Target(with_room(self.url, self.room), token, self.tls_ca)
+
+    def wishes(self, codec: Codec) -> Wishes:
+        """What the Hello says.
+
+        Raises:
+            UsageError: more codebooks than the model has.
+        """
+        if self.codebooks is not None and self.codebooks > codec.n_codebooks:
+            raise UsageError(f"{self.codebooks} codebooks, model {codec.name} has {codec.n_codebooks}")
+        return Wishes(
+            role=self.role,
+            channels=self.channels,
+            codebooks=self.codebooks,
+            frames_per_packet=self.frames_per_packet,
+            redundancy_frames=self.redundancy,
+            adapt=self.adapt,
+            retry_seconds=self.retry_seconds,
+        )
+
+
+def run_peer(options: Options, codec: Codec) -> int:
+    """A peer as a program; the exit code."""
+    program = Program(options, codec)
+    try:
+        code = asyncio.run(program.run())
+    except BaseException:
+        program.abandon()
+        raise
+    if program.hanging:
+        # A thread waits in a pipe or a device that gives nothing: the interpreter would wait for it, or abort.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
+
+
+class Program:
+    """The parts of a peer, put together."""
+
+    def __init__(self, options: Options, codec: Codec) -> None:
+        self.options, self.codec = options, codec
+        self.hanging = False
+        self._cut = False  # the user interrupted before all was sent
+        self.peer: Peer
+        self._target, self._wishes = options.target(), options.wishes(codec)
+        self._source: Source | None = None
+        self._sink: Sink | None = None
+        self._capture: Capture | None = None
+        self._playback: Playback | None = None
+        self._sent = asyncio.Event()  # the source has ended, and all of it is in the outbox
+        self._display = Display(as_json=options.as_json, quiet=options.quiet, err=options.sink == "-")
+
+    async def run(self) -> int:
+        """Until the source has ended, the time is up, the user interrupts or something fails; the exit code."""
+        with interrupted() as stop:
+            return await self.run_until(stop)
+
+    async def run_until(self, stop: asyncio.Event) -> int:
+        """As `run`, until `stop` is set."""
+        self._open_ends()
+        self.peer = Peer(self.codec, self._target, self._wishes, playback=self._playback)
+        self.peer.notice = self._display.note
+        opening = asyncio.ensure_future(self.peer.open())
+        await self._first(opening, asyncio.ensure_future(stop.wait()))
+        if not opening.done() or opening.cancelled():
+            self.abandon()
+            return INTERRUPTED
+        self._display.note(introduce(self.peer))
+        watch = PeerWatch(self.peer, self._capture, self._playback)
+        showing = asyncio.ensure_future(self._display.keep(peer_look(watch)))
+        try:
+            await self._talk(stop)
+        finally:
+            showing.cancel()
+            await asyncio.gather(showing, return_exceptions=True)
+        return INTERRUPTED if self._cut else 0
+
+    def abandon(self) -> None:
+        """Close the ends whose threads have not begun: they would have done so."""
+        if self._source is not None and self._capture is not None and not self._capture.started:
+            self._source.close()
+        if self._sink is not None and (self._playback is None or not self._playback.started):
+            self._sink.close(complete=False)
+        self._source = self._sink = None
+
+    async def _talk(self, stop: asyncio.Event) -> None:
+        if self._playback is not None:
+            self._playback.start()
+        if self._capture is not None:
+            self._capture.start()
+        running = asyncio.ensure_future(self.peer.run())
+        ends: list[asyncio.Future[Any]] = [
+            running,
+            asyncio.ensure_future(stop.wait()),
+            asyncio.ensure_future(self._until()),
+        ]
+        ends += [worker.done for worker in (self._playback,) if worker is not None]
+        try:
+            await self._first(*ends, keep=self._playback.done if self._playback else None)
+        finally:
+            self._cut = stop.is_set() and self.options.role is Role.SEND and not self._sent.is_set()
+            await self._close(running, Reason.LEAVING if stop.is_set() else Reason.NORMAL)
+
+    async def _close(self, running: asyncio.Future[None], reason: Reason) -> None:
+        """Everything in its turn, whatever fails: no more is captured, Bye, and what was heard is written."""
+        results: list[BaseException | None] = []
+        if self._capture is not None:
+            results += await asyncio.gather(self._capture.stop(), return_exceptions=True)
+        results += await asyncio.gather(self.peer.close(reason), return_exceptions=True)
+        await asyncio.gather(running, return_exceptions=True)
+        if self._playback is not None:
+            results += await asyncio.gather(self._playback.stop(), return_exceptions=True)
+        workers = [worker for worker in (self._capture, self._playback) if worker is not None]
+        self.hanging = any(not worker.done.done() for worker in workers)
+        for error in results:
+            if error is not None:
+                raise error
+
+    async def _until(self) -> None:
+        """Until the time is up, or what was to be sent or heard once is over."""
+        options, loop = self.options, asyncio.get_running_loop()
+        end = None if options.seconds is None else loop.time() + options.seconds
+        while end is None or loop.time() < end:
+            if self._capture is not None and self._capture.done.done():
+                self._capture.done.result()
+                if self._sent.is_set() and options.role is Role.SEND:
+                    return
+            if options.once and self._playback is not None and self._playback.ended:
+                return
+            await asyncio.sleep(POLL_SECONDS if end is None else min(POLL_SECONDS, max(0.0, end - loop.time())))
+
+    def _open_ends(self) -> None:
+        options, codec = self.options, self.codec
+        if options.source is not None:
+            self._source = frontend.open_source(
+                options.source, sample_rate=codec.sample_rate, channels=options.channels
+            )
+            self._capture = Capture(
+                codec,
+                self._source,
+                channels=options.channels,
+                codebooks=options.codebooks or codec.n_codebooks,
+                deliver=lambda codes: self.peer.push(codes),
+                ended=self._ended,
+            )
+        if options.sink is not None:
+            self._sink = frontend.open_sink(
+                options.sink, sample_rate=codec.sample_rate, channels=options.channels, force=options.force
+            )
+            self._playback = (
+                ExactPlayback(self._sink, codec)
+                if options.exact
+                else LivePlayback(
+                    self._sink,
+                    codec,
+                    channels=options.channels,
+                    correct_drift=options.correct_drift,
+                    min_delay=options.delay_ms / 1000,
+                )
+            )
+
+    def _ended(self, samples: int) -> None:
+        self.peer.end(samples)
+        self._sent.set()
+
+    @staticmethod
+    async def _first(*ends: asyncio.Future[Any], keep: asyncio.Future[Any] | None = None) -> None:
+        """Until one of them is done; its error is raised. The others are cancelled, but for `keep`."""
+        done, rest = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for end in rest:
+            if end is not keep:
+                end.cancel()
+        for end in done:
+            end.result()

@@ -1,0 +1,242 @@
+"""The streams that are heard: each with its jitter buffer, decoder, concealment and playback speed, mixed hop by hop.
+
+Messages come from the event loop, `mix` is called by the playback thread; a lock is held for the buffers, not for decoding.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from streamdac.protocols.jitter import Kind
+from streamdac.protocols.messages import End, Layout, Left, Mute, Packet, Stats
+from streamdac.protocols.receiver import Playable, Receiver
+
+from .varirate import VariableResampler
+
+if TYPE_CHECKING:
+    from streamdac.codec import Codec
+
+Block = npt.NDArray[np.float32]  # [T, C]
+CodeArray = npt.NDArray[np.int64]  # [K, C, F]
+
+MAX_VOICES = 8  # decoded at once
+MIN_DELAY = 0.02  # s, of the jitter buffer
+MAX_DELAY = 1.0
+_SETTLED = 32  # frames after which an encoder of silence gives the codes of silence
+
+
+def silence_codes(codec: Codec) -> CodeArray:
+    """The codes `[K, 1]` of digital silence, of one channel and all codebooks."""
+    zeros = np.zeros(2 * _SETTLED * codec.hop_length, np.float32)
+    codes: CodeArray = codec.encode(zeros)[0, :, _SETTLED : _SETTLED + 1]
+    return codes
+
+
+def silence_for(layout: Layout, silence: CodeArray) -> CodeArray:
+    """The codes `[K, C]` of silence as a session has them."""
+    return np.repeat(silence[: layout.codebooks], layout.channels, axis=1)
+
+
+class Renderer:
+    """Codes `[K, C]` of one hop after another to audio `[hop, C]`, with a gain that ramps over each hop."""
+
+    def __init__(self, codec: Codec, channels: int) -> None:
+        self._decoder = codec.decoder(batch=channels)
+        self._gain = 1.0
+
+    def push(self, codes: CodeArray, gain: float = 1.0) -> Block:
+        """The audio now complete."""
+        audio: Block = self._decoder.push(np.ascontiguousarray(codes.T[:, :, None]))[:, 0].T
+        before, self._gain = self._gain, gain
+        if before == gain == 1.0 or not len(audio):
+            return audio
+        ramp = np.linspace(before, gain, len(audio) + 1, dtype=np.float32)[1:]
+        return audio * ramp[:, None]
+
+    def flush(self) -> Block:
+        """The rest, of a model that looks ahead."""
+        audio: Block = self._decoder.flush()[:, 0].T
+        return audio * np.float32(self._gain)
+
+
+@dataclass(slots=True)
+class HeardCounts:
+    """Frames of all streams so far."""
+
+    played: int = 0
+    recovered: int = 0
+    concealed: int = 0
+    dropped: int = 0
+    lost_packets: int = 0
+    late_packets: int = 0
+    refused_streams: int = 0  # more than `MAX_VOICES` at once
+
+
+class Voice:
+    """One stream."""
+
+    def __init__(
+        self, codec: Codec, layout: Layout, silence: CodeArray, *, correct_drift: bool, min_delay: float
+    ) -> None:
+        self.frame_seconds = codec.hop_length / codec.sample_rate
+        self.receiver = Receiver(
+            layout, frame_seconds=self.frame_seconds, silence=silence, min_delay=min_delay, max_delay=MAX_DELAY
+        )
+        self.over = False
+        self._renderer = Renderer(codec, layout.channels)
+        rate = codec.sample_rate
+        self._speed = VariableResampler(rate, rate, layout.channels) if correct_drift else None
+        # A model that looks ahead gives its audio later, and the resampler holds some back: first comes silence instead,
+        # so that each hop takes one frame.
+        ahead = 0 if codec.causal else -(-codec.lookahead // codec.hop_length) * codec.hop_length
+        ahead += self._speed.delay if self._speed else 0
+        self._ready: Block = np.zeros((ahead, layout.channels), np.float32)
+        self._newest = 0
+
+    def hear(self, message: Packet | Mute | End | Left, now: float) -> None:
+        """Take a message; under the lock."""
+        if isinstance(message, Left):
+            message = End(message.stream, 0, self._newest)
+        if isinstance(message, Packet):
+            self._newest = max(self._newest, message.first_frame + message.frames)
+        self.receiver.push(message, now)
+
+    def take(self, samples: int, now: float, lock: threading.Lock) -> Block:
+        """The next so many samples."""
+        while len(self._ready) < samples and not self.over:
+            with lock:
+                playable = self.receiver.pop(now)
+                if self._speed:
+                    self._speed.speed = self.receiver.speed(now)
+            self._ready = np.concatenate([self._ready, self._play(playable, samples)])
+        block, self._ready = self._ready[:samples], self._ready[samples:]
+        if len(block) < samples:
+            block = np.concatenate([block, np.zeros((samples - len(block), block.shape[1]), np.float32)])
+        return block
+
+    def _play(self, playable: Playable, samples: int) -> Block:
+        if playable.kind is Kind.WAITING:
+            # Before the first frame the decoder is left alone, so that it begins where the sender's encoder did.
+            return np.zeros((samples - len(self._ready), self._ready.shape[1]), np.float32)
+        if playable.kind is Kind.ENDED:
+            self.over = True
+            audio = self._renderer.flush()
+        else:
+            audio = self._renderer.push(playable.codes, playable.gain)
+        return self._speed.push(audio) if self._speed else audio
+
+
+class Voices:
+    """All streams of a session; what of an earlier session still plays, plays on."""
+
+    def __init__(
+        self, codec: Codec, *, channels: int, correct_drift: bool = True, min_delay: float = MIN_DELAY
+    ) -> None:
+        self.codec, self.channels = codec, channels
+        self.counts = HeardCounts()
+        self.ended = 0  # streams that have been played to their end
+        self._correct_drift, self._min_delay = correct_drift, min_delay
+        self._lock = threading.Lock()
+        self._layout: Layout | None = None
+        self._silence: CodeArray = np.zeros((1, channels), np.int64)
+        self._voices: dict[int, Voice] = {}  # by stream, of the session that is open
+        self._fading: list[Voice] = []  # no more messages come for these
+        self._refused: set[int] = set()
+
+    def begin(self, layout: Layout, silence: CodeArray) -> None:
+        """A session has opened; `silence` is what `silence_codes` gives."""
+        self._layout, self._silence = layout, silence_for(layout, silence)
+
+    def lost(self, now: float) -> None:
+        """The session is gone."""
+        with self._lock:
+            for stream, voice in self._voices.items():
+                voice.hear(Left(stream), now)
+                self._fading.append(voice)
+            self._voices.clear()
+            self._refused.clear()
+
+    def hear(self, message: Packet | Mute | End | Left, now: float) -> None:
+        """Take a message of the session."""
+        with self._lock:
+            voice = self._voice(message)
+            if voice is None:
+                return
+            voice.hear(message, now)
+            if isinstance(message, End | Left):
+                self._fading.append(self._voices.pop(message.stream))
+
+    def mix(self, now: float) -> Block:
+        """The next hop `[hop, C]` of all streams together."""
+        with self._lock:
+            voices = [*self._fading, *self._voices.values()]
+        samples = self.codec.hop_length
+        mixed = np.zeros((samples, self.channels), np.float32)
+        for voice in voices:
+            mixed = mixed + voice.take(samples, now, self._lock)
+        with self._lock:
+            for voice in [voice for voice in self._fading if voice.over]:
+                self._fading.remove(voice)
+                self._add_counts(self.counts, voice)
+                self.ended += 1
+        return np.clip(mixed, -1, 1)
+
+    def reports(self, now: float, round_trip: float | None) -> list[Stats]:
+        """To the server, on each stream."""
+        with self._lock:
+            return [voice.receiver.stats(stream, now, round_trip=round_trip) for stream, voice in self._voices.items()]
+
+    def totals(self) -> HeardCounts:
+        """Of the streams that are over and of those that are not."""
+        with self._lock:
+            counts = HeardCounts(*(getattr(self.counts, name) for name in HeardCounts.__slots__))
+            for voice in [*self._fading, *self._voices.values()]:
+                self._add_counts(counts, voice)
+        return counts
+
+    def delay(self, now: float) -> float:
+        """Seconds that the jitter buffers hold back, the longest."""
+        with self._lock:
+            receivers = [voice.receiver for voice in self._voices.values()]
+            return max((r.jitter.delay.target + max(0.0, r.jitter.excess(now)) for r in receivers), default=0.0)
+
+    @property
+    def speaking(self) -> int:
+        """Streams that are heard."""
+        return len(self._voices) + len(self._fading)
+
+    def drift(self) -> float:
+        """The fastest or slowest sender's clock against ours."""
+        with self._lock:
+            return max((voice.receiver.drift.drift for voice in self._voices.values()), key=abs, default=0.0)
+
+    def _voice(self, message: Packet | Mute | End | Left) -> Voice | None:
+        """The stream's voice; a new one for a Packet, if there are not too many."""
+        voice = self._voices.get(message.stream)
+        if isinstance(message, End | Left):
+            self._refused.discard(message.stream)
+        if voice is not None or not isinstance(message, Packet) or self._layout is None:
+            return voice
+        if len(self._voices) + len(self._fading) >= MAX_VOICES:
+            self.counts.refused_streams += message.stream not in self._refused
+            self._refused.add(message.stream)
+            return None
+        voice = self._voices[message.stream] = Voice(
+            self.codec, self._layout, self._silence, correct_drift=self._correct_drift, min_delay=self._min_delay
+        )
+        return voice
+
+    @staticmethod
+    def _add_counts(counts: HeardCounts, voice: Voice) -> None:
+        jitter, arrivals = voice.receiver.jitter.counts, voice.receiver.arrivals.total
+        counts.played += jitter.played
+        counts.recovered += jitter.recovered
+        counts.concealed += jitter.missing + jitter.stalled
+        counts.dropped += jitter.dropped + jitter.flushed + jitter.passed
+        counts.lost_packets += arrivals.lost
+        counts.late_packets += arrivals.late

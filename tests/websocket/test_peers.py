@@ -1,0 +1,293 @@
+"""Peers with a codec in rooms of a real server: what arrives is what was sent, also over bad wires and after losses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import streamdac
+from streamdac.errors import DeniedError, ModelMismatchError, RemoteProtocolError, UnavailableError, UsageError
+from streamdac.frontends.ws_access import Settings
+from streamdac.frontends.ws_server import RelayServer
+from streamdac.frontends.ws_stats import PeerStats
+from streamdac.protocols.messages import End, Mute, Offer, Packet, Role
+from streamdac.protocols.netsim import Network
+from streamdac.protocols.packets import packet_codes
+
+from .parts import PATIENCE, LossyWire, hello, raw, running, small_codec, speech, until, url
+
+HOP = 320
+
+
+def local(audio: np.ndarray) -> np.ndarray:
+    """What the codes of audio `[T]` decode to here, frame by frame."""
+    codec = small_codec()
+    codes, decoder = codec.encode(audio), codec.decoder()
+    parts = [decoder.push(codes[:, :, i : i + 1])[0, 0] for i in range(codes.shape[2])]
+    return np.concatenate(parts)[: len(audio)]
+
+
+async def gather(peer, samples: int | None = None) -> np.ndarray:
+    """What a peer hears `[T]`, until there are so many samples or the connection ends."""
+    blocks, got = [np.zeros(0, np.float32)], 0
+    heard = aiter(peer)
+    with contextlib.suppress(StopAsyncIteration):
+        while samples is None or got < samples:
+            async with asyncio.timeout(PATIENCE):
+                block = await anext(heard)
+            blocks.append(block[:, 0])
+            got += len(block)
+    await heard.aclose()
+    return np.concatenate(blocks)
+
+
+@contextlib.asynccontextmanager
+async def open_peer(relay_url: str, **options: Any) -> AsyncIterator[Any]:
+    """A peer with the small model that does not adapt, unless told otherwise."""
+    async with streamdac.connect(relay_url, model=small_codec(), **{"adapt": False, **options}) as peer:
+        yield peer
+
+
+async def test_what_is_sent_arrives_with_exactly_its_codes() -> None:
+    audio, codec = speech(0.6), small_codec()
+    offer = Offer(codec.fingerprint, 24_000, 320, 4, 64)
+    async with (
+        running(adapt=False) as relay,
+        raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener,
+    ):
+        async with open_peer(url(relay), role="send") as peer:
+            await peer.send(audio)
+        await until(lambda: listener.heard(End))
+        layout = listener.session.agreement.layout
+        codes = np.concatenate([packet_codes(layout, packet) for packet in listener.heard(Packet)], axis=2)
+        assert np.array_equal(codes[:, 0], codec.encode(audio)[0])
+        assert listener.heard(End)[0].samples == len(audio)
+
+
+@pytest.mark.parametrize("chunk", [100, 320, 5000])
+async def test_an_exact_peer_hears_the_local_decode_sample_for_sample(chunk) -> None:
+    audio = speech(0.5)
+    async with running(adapt=False) as relay, open_peer(url(relay), role="receive", exact=True) as listener:
+        async with open_peer(url(relay), role="send") as speaker:
+            for start in range(0, len(audio), chunk):
+                await speaker.send(audio[start : start + chunk])
+        assert np.array_equal(await gather(listener, len(audio)), local(audio))
+
+
+async def heard_live(audio: np.ndarray) -> tuple[np.ndarray, PeerStats]:
+    """What a live peer without drift correction hears, and what became of the frames."""
+    options = {"role": "receive", "correct_drift": False, "delay": 0.9}
+    async with running(adapt=False) as relay, open_peer(url(relay), **options) as listener:
+        hearing = asyncio.create_task(gather(listener, 3 * 24_000))
+        async with open_peer(url(relay), role="send") as speaker:
+            await speaker.send(audio)
+        return await hearing, listener.stats()
+
+
+async def test_without_drift_correction_a_live_peer_hears_the_local_decode_sample_for_sample() -> None:
+    audio = speech(0.8)
+    for _ in range(5):
+        heard, stats = await heard_live(audio)
+        if (stats.played, stats.concealed) == (60, 0):
+            break  # else this machine was too busy to be in time even with 0.9 s to spare
+    start, expected = int(np.flatnonzero(heard)[0]), local(audio)
+    assert np.array_equal(heard[start : start + len(expected)], expected)
+    assert not heard[:start].any()
+    assert not heard[start + len(expected) + HOP :].any()
+
+
+@pytest.mark.parametrize(
+    ("network", "redundancy"),
+    [
+        pytest.param(Network(delay=0.02, loss=0.1, ordered=True), 2, id="10-percent"),
+        pytest.param(Network(delay=0.02, loss=0.1, burst=15, ordered=True), 0, id="bursts-of-200-ms"),
+        pytest.param(Network(delay=0.02, stall_every=0.7, stall=0.2, ordered=True), 0, id="stalls-of-200-ms"),
+    ],
+)
+async def test_over_a_bad_wire_the_audio_stays_finite_and_in_time(network, redundancy) -> None:
+    audio = speech(4.0)
+    async with running(adapt=False) as relay, LossyWire(relay, network) as wire:
+        bad = f"ws://127.0.0.1:{wire.port}/"
+        async with open_peer(bad, role="receive") as listener:
+            hearing = asyncio.create_task(gather(listener, 6 * 24_000))
+            async with open_peer(bad, role="send", redundancy_frames=redundancy) as speaker:
+                await speaker.send(audio)
+            heard = await hearing
+            stats = listener.stats()
+    assert np.isfinite(heard).all()
+    assert np.abs(heard).max() <= 1.0
+    assert stats.played > 50
+    if network.loss:
+        assert wire.lost > 0
+        assert stats.concealed + stats.recovered > 0
+    if redundancy:
+        assert stats.recovered > 0
+
+
+async def test_a_pause_is_silence_and_not_loss() -> None:
+    codec = small_codec()
+    offer = Offer(codec.fingerprint, 24_000, 320, 4, 64)
+    async with (
+        running(adapt=False) as relay,
+        raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener,
+    ):
+        async with open_peer(url(relay), role="send") as speaker:
+            await speaker.send(speech(0.2))
+            await until(lambda: listener.heard(Mute))
+            await asyncio.sleep(0.4)
+            await speaker.send(speech(0.2))
+            muted = speaker.peer.counts.muted_frames
+        await until(lambda: listener.heard(End))
+        frames = [packet.first_frame for packet in listener.heard(Packet)]
+        assert frames == [*range(15), *range(15 + muted, 30 + muted)]
+        assert listener.heard(Mute)[0].first_frame == 15
+        assert muted >= 40  # of 0.6 s, or more on a busy machine
+        assert listener.heard(End)[0] == End(1, (30 + muted) * HOP, 30 + muted)
+
+
+async def test_two_speakers_are_mixed_and_an_echo_comes_back() -> None:
+    async with running(echo=True, adapt=False) as relay, open_peer(url(relay)) as one, open_peer(url(relay)) as two:
+        await asyncio.gather(one.send(speech(0.5)), two.send(speech(0.5)))
+        for peer in (one, two):
+            await until(lambda peer=peer: peer.stats().speaking == 2)
+
+
+async def test_a_peer_takes_up_a_new_session_when_the_server_comes_back() -> None:
+    notices = []
+    audio = speech(0.3)
+    first = RelayServer(Settings(port=0, adapt=False))
+    await first.start()
+    async with (
+        open_peer(url(first), role="send") as speaker,
+        open_peer(url(first), role="receive", exact=True) as listener,
+    ):
+        listener.peer.notice = notices.append
+        await speaker.send(audio)
+        await first.stop()
+        await until(lambda: speaker.peer.channel is None and listener.peer.channel is None)
+        await speaker.send(audio)  # into the gap
+        second = RelayServer(Settings(port=first.port, adapt=False))
+        await second.start()
+        try:
+            for peer in (speaker, listener):
+                await until(lambda peer=peer: peer.stats().connected)
+                assert peer.stats().sessions == 2
+                assert peer.stats().gap_seconds > 0
+            assert 0 < speaker.stats().frames_lost <= 23
+            await speaker.send(audio)
+            await until(lambda: second.counts.forwarded >= 20)
+            assert len(await gather(listener, (22 + 10) * HOP)) >= (22 + 10) * HOP  # of both sessions
+            assert [notices[0], notices[1][:19]] == ["the server ends; trying again", "a new session after"]
+        finally:
+            await second.stop()
+
+
+async def test_a_peer_gives_up_when_nobody_comes_back() -> None:
+    async def hear_to_the_end(relay: RelayServer) -> None:
+        async with open_peer(url(relay), role="receive", retry_seconds=0.2) as listener:
+            await asyncio.gather(gather(listener), relay.stop())
+
+    async with running() as relay:
+        with pytest.raises(UnavailableError, match="the server ends, and no new session for 0"):
+            await hear_to_the_end(relay)
+
+
+async def test_a_server_that_is_killed_is_noticed() -> None:
+    async with running() as relay, open_peer(url(relay), role="receive") as listener:
+        (channel,) = relay._channels
+        channel.socket.transport.abort()
+        await until(lambda: listener.stats().sessions == 2)
+        assert listener.stats().connected
+
+
+async def test_a_room_of_another_model_is_refused_by_name() -> None:
+    async with running() as relay, raw(relay, greet=hello()):
+        with pytest.raises(ModelMismatchError, match="session rejected: no common model"):
+            async with open_peer(url(relay)):
+                pass
+
+
+async def test_a_token_lets_in_and_a_wrong_one_does_not() -> None:
+    async with running(token="sesame") as relay:
+        async with open_peer(url(relay), token="sesame") as peer:
+            assert peer.stats().connected
+        with pytest.raises(DeniedError, match="HTTP 401: wrong token or none"):
+            async with open_peer(url(relay), token="sesamE"):
+                pass
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory) -> tuple[Path, Path]:
+    """A certificate of 127.0.0.1, signed by itself, and its key."""
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days",
+               "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key),
+               "-out", str(cert)]  # fmt: skip
+    subprocess.run(command, check=True, capture_output=True)
+    return cert, key
+
+
+async def test_tls_is_checked_against_the_certificates_trusted(certificate) -> None:
+    cert, key = certificate
+    audio = speech(0.2)
+    async with running(tls_cert=cert, tls_key=key, adapt=False) as relay:
+        secure = url(relay).replace("ws:", "wss:")
+        async with open_peer(secure, tls_ca=cert, role="receive", exact=True) as listener:
+            async with open_peer(secure, tls_ca=cert, role="send") as speaker:
+                await speaker.send(audio)
+            assert np.array_equal(await gather(listener, len(audio)), local(audio))
+        with pytest.raises(DeniedError, match="its certificate is not trusted"):
+            async with open_peer(secure):
+                pass
+        with pytest.raises(UnavailableError):
+            async with open_peer(url(relay)):
+                pass
+
+
+async def test_a_server_that_breaks_the_protocol_is_left_with_its_fault_named() -> None:
+    async def hear_garbage(relay: RelayServer) -> None:
+        async with open_peer(url(relay), role="receive") as listener:
+            (channel,) = relay._channels
+            await channel.socket.send(b"\x93\x03\x00\x00")
+            await gather(listener)
+
+    async with running() as relay:
+        with pytest.raises(RemoteProtocolError, match="End: got 2 fields, need 3"):
+            await hear_garbage(relay)
+
+
+@pytest.mark.parametrize(
+    ("pcm", "text"),
+    [
+        (np.zeros((10, 2), np.float32), r"shape \(10, 2\), need floats \[T\] or \[T, 1\]"),
+        (np.zeros(10, np.int16), "int16"),
+        (np.full(10, np.nan, np.float32), "not finite"),
+        (np.float32(1), r"shape \(\)"),
+    ],
+)
+async def test_what_is_no_audio_is_refused_with_its_shape(pcm, text) -> None:
+    async with running() as relay, open_peer(url(relay)) as peer:
+        with pytest.raises(UsageError, match=text):
+            await peer.send(pcm)
+
+
+async def test_each_role_does_only_its_own() -> None:
+    async with running() as relay:
+        async with open_peer(url(relay), role="receive") as peer:
+            with pytest.raises(UsageError, match="only receives"):
+                await peer.send(np.zeros(10, np.float32))
+        async with open_peer(url(relay), role="send") as peer:
+            with pytest.raises(UsageError, match="only sends"):
+                await gather(peer)
+    with pytest.raises(UsageError, match="role is 'sing'"):
+        streamdac.connect("ws://h", role="sing")
+    with pytest.raises(UsageError, match="need ws:// or wss://"):
+        streamdac.connect("gopher://h")

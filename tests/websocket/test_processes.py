@@ -1,0 +1,130 @@
+"""Whole programs: a server, a listener and a sender, each a process of its own, and what they say when they end."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from streamdac import frontend, load
+from streamdac.protocols.messages import End, Offer, Packet, Role
+
+from .parts import hello, raw, running, small_codec, speech, until, url
+
+
+@pytest.fixture
+def start(tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts programs, and ends those that are left over."""
+    started = []
+
+    def start_one(*arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "streamdac", *map(str, arguments)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+        started.append(
+            subprocess.Popen(
+                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+            )
+        )
+        return started[-1]
+
+    yield start_one
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def line(process: subprocess.Popen[str], holding: str) -> str:
+    """The next line on stderr that holds a text."""
+    assert process.stderr is not None
+    seen = []
+    for text in process.stderr:
+        if holding in text:
+            return text
+        seen.append(text)
+    raise AssertionError(f"ended without {holding!r}: {seen}")
+
+
+@pytest.fixture
+def server(start) -> tuple[subprocess.Popen[str], str]:
+    process = start("serve", "--port", 0, "--no-adapt", "--json")
+    return process, line(process, "listening on").split()[-1]
+
+
+def decoded_here(model: Path, folder: Path) -> np.ndarray:
+    """What the codes of in.wav decode to, frame by frame, as it is written to a file."""
+    codec = load(model)
+    written, rate = soundfile.read(folder / "in.wav", dtype="float32")
+    codes, decoder = codec.encode(written), codec.decoder()
+    audio = np.concatenate([decoder.push(codes[:, :, i : i + 1])[0, 0] for i in range(codes.shape[2])])
+    sink = frontend.open_sink(str(folder / "here.wav"), sample_rate=rate, channels=1)
+    sink.write(audio[: len(written), None])
+    sink.close()
+    return soundfile.read(folder / "here.wav", dtype="int16")[0]
+
+
+def test_a_file_sent_by_one_process_is_written_by_another_as_the_local_decode(start, server, model, tmp_path) -> None:
+    serving, url = server
+    soundfile.write(tmp_path / "in.wav", speech(1.5), 24_000)
+    listening = start("listen", url, "--room", "r", "--model", model, "-o", tmp_path / "out.wav", "--exact", "--once")
+    line(listening, "/r: model small")
+    with urllib.request.urlopen(url.replace("ws:", "http:") + "/healthz") as response:
+        health = json.load(response)
+    assert (health["status"], health["rooms"]) == ("ok", {"r": 1})
+    sending = start("send", url + "/r", "--model", model, "-i", tmp_path / "in.wav", "--no-adapt", "--json")
+    out, err = sending.communicate(timeout=60)
+    assert sending.returncode == 0, err
+    shown = [json.loads(text) for text in out.splitlines()]
+    assert (shown[-1]["frames_sent"], shown[-1]["frames_lost"], shown[-1]["packets_dropped"]) == (113, 0, 0)
+    _, err = listening.communicate(timeout=60)
+    assert listening.returncode == 0, err
+    heard, rate = soundfile.read(tmp_path / "out.wav", dtype="int16")
+    assert (rate, len(heard)) == (24_000, 36_000)
+    assert np.array_equal(heard, decoded_here(model, tmp_path))
+    serving.send_signal(signal.SIGINT)
+    out, err = serving.communicate(timeout=20)
+    assert serving.returncode == 0, err
+    last = json.loads(out.splitlines()[-1])
+    assert last["received"] == last["forwarded"] == 113
+    assert last["dropped"] == last["thinned"] == 0
+
+
+def test_an_interrupted_server_says_bye_and_its_peers_say_that_nobody_came_back(start, server, model) -> None:
+    serving, url = server
+    listening = start("listen", url, "--model", model, "-o", "null:", "--retry", 0.5)
+    line(listening, "model small")
+    serving.send_signal(signal.SIGINT)
+    _, err = serving.communicate(timeout=20)
+    assert serving.returncode == 0, err
+    _, err = listening.communicate(timeout=20)
+    assert listening.returncode == 69
+    assert err.splitlines()[-1] == f"streamdac: {url}: the server ends, and no new session for 0.5 s"
+
+
+async def test_an_interrupted_peer_ends_its_stream_and_says_bye(start, model, caplog) -> None:
+    caplog.set_level(logging.INFO, logger="streamdac.websocket")
+    codec = small_codec()
+    offer = Offer(codec.fingerprint, 24_000, 320, 4, 64)
+    async with (
+        running() as relay,
+        raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener,
+    ):
+        sending = start("send", url(relay), "--model", model, "-i", "tone:440")
+        await until(lambda: len(listener.heard(Packet)) > 5, 60)
+        sending.send_signal(signal.SIGINT)
+        _, err = await asyncio.to_thread(sending.communicate)
+        assert (sending.returncode, "Traceback" in err) == (130, False), err
+        await until(lambda: len(relay.rooms["lobby"].members) == 1)
+        assert caplog.messages[-1] == "room lobby: session ended with 1000 "
+        packets, (end,) = listener.heard(Packet), listener.heard(End)
+        assert end.frames == len(packets)

@@ -1,0 +1,106 @@
+"""Who does not read loses its oldest packets, counted, and nobody else notices."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from streamdac.frontends import ws_channel
+from streamdac.frontends.ws_outbox import MAX_CONTROLS, Outbox, TooSlow
+from streamdac.protocols.messages import Adapt, Mute, Packet, Role
+
+from .parts import HOP, hello, packets, raw, running, until
+
+
+async def test_a_reader_that_stops_loses_old_packets_and_its_neighbour_none(monkeypatch) -> None:
+    monkeypatch.setattr(ws_channel, "PROBE_SECONDS", 0.3)
+    monkeypatch.setattr(ws_channel, "HOLD_SECONDS", 0.3)
+    sent = packets(300)
+    async with (
+        running(adapt=False) as relay,
+        raw(relay, greet=hello(Role.SEND), read=True) as speaker,
+        raw(relay, greet=hello(Role.RECEIVE), read=True) as neighbour,
+        raw(relay, greet=hello(Role.RECEIVE)) as stopped,
+    ):
+        for packet in sent:
+            await speaker.say(packet)
+            await asyncio.sleep(HOP)
+        await until(lambda: len(neighbour.heard(Packet)) == 300)
+        assert [packet.first_frame for packet in neighbour.heard(Packet)] == list(range(300))
+        (member,) = [one for one in relay.rooms["lobby"].members.values() if one.channel.outbox.counts.dropped]
+        outbox = member.channel.outbox
+        assert len(outbox) * HOP <= 0.8
+        assert relay.stats().dropped == outbox.counts.dropped
+        written = outbox.counts.packets
+        assert written * HOP < 2.5  # of 4 s: the kernel could have taken it all
+        assert written + outbox.counts.dropped + len(outbox) == 300
+        # It comes back: what waits is sent, and the next packets are new ones.
+        reading = asyncio.create_task(stopped.keep_hearing())
+        await until(lambda: not outbox)
+        await speaker.say(dataclasses.replace(sent[0], sequence=300, first_frame=300))
+        await until(lambda: stopped.heard(Packet) and stopped.heard(Packet)[-1].first_frame == 300)
+        reading.cancel()
+
+
+async def test_a_slow_link_gets_fewer_codebooks_and_the_others_all(monkeypatch) -> None:
+    monkeypatch.setattr(ws_channel, "PROBE_SECONDS", 0.2)
+    async with (
+        running() as relay,
+        raw(relay, greet=hello(Role.SEND), read=True) as speaker,
+        raw(relay, greet=hello(Role.RECEIVE), read=True) as neighbour,
+        raw(relay, greet=hello(Role.RECEIVE)) as slow,
+    ):
+        members = list(relay.rooms["lobby"].members.values())
+        (member,) = [one for one in members if one.channel.socket.remote_address == slow.socket.local_address]
+        (other,) = [one for one in members if one.channel.socket.remote_address == neighbour.socket.local_address]
+        reading = asyncio.create_task(slow.keep_hearing())
+        await until(lambda: member.channel.best_round_trip is not None)
+        reading.cancel()  # from now on it reads nothing
+        for packet in packets(200):
+            await speaker.say(packet)
+            await asyncio.sleep(HOP)
+            if member.codebooks < 8:
+                break
+        assert member.codebooks < 8
+        assert other.codebooks == 8
+        await until(lambda: member.codebooks < 5)
+        reading = asyncio.create_task(slow.keep_hearing())
+        await until(lambda: member.codebooks > 5)
+        reading.cancel()
+
+
+def mute(frame: int) -> Mute:
+    return Mute(0, frame)
+
+
+def test_an_outbox_gives_what_is_young_enough_in_order() -> None:
+    outbox, sent = Outbox(max_age=0.5), packets(10)
+    for i, packet in enumerate(sent):
+        outbox.put(packet, i * 0.1)
+    outbox.put(mute(10), 0.95)
+    assert outbox.age(0.95) == pytest.approx(0.95)
+    assert [outbox.take(0.95) for _ in range(6)] == [*sent[5:], mute(10)]
+    assert outbox.take(0.95) is None
+    assert outbox.counts.dropped == 5
+    assert outbox.counts.packets == 5
+    assert outbox.age(9.0) == 0.0
+
+
+def test_messages_that_may_not_be_lost_stay_whatever_their_age() -> None:
+    outbox, sent = Outbox(max_age=0.5), packets(3)
+    for message in (sent[0], mute(1), sent[1], Adapt(1, 1, 0, 1), sent[2]):
+        outbox.put(message, 0.0)
+    assert [outbox.take(10.0) for _ in range(3)] == [mute(1), Adapt(1, 1, 0, 1), None]
+    assert outbox.counts.dropped == 3
+
+
+def test_a_peer_that_takes_nothing_at_all_is_given_up() -> None:
+    outbox = Outbox()
+    for frame in range(MAX_CONTROLS):
+        outbox.put(mute(frame), 0.0)
+    with pytest.raises(TooSlow, match="256 messages wait"):
+        outbox.put(mute(0), 0.0)
+    outbox.take(0.0)
+    outbox.put(mute(0), 0.0)
