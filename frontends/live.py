@@ -6,6 +6,8 @@ from streamdac.frontend import Frontend, LazyCommand
 
 frontend = Frontend(
     commands={
-        "live": LazyCommand("streamdac.frontends.loopback:live", "The codec in a loop, in real time, hop by hop.")
+        "live": LazyCommand(
+            "streamdac.frontends.live_command:live", "The codec in real time: microphone to loudspeaker."
+        )
     }
 )

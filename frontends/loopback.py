@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import time
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, BinaryIO
 
-import click
-
-from streamdac import frontend
 from streamdac.errors import UsageError
 
-from .audio_files import check_output
-from .options import force_option, load_codec, model_options
+from .figures import Histogram
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,11 +17,9 @@ if TYPE_CHECKING:
 
     from streamdac.codec import Codec
     from streamdac.frontend import Sink, Source
+    from streamdac.protocols.netsim import Network
 
-    from .coding import Block
-
-# soxr's quick filter: the high-quality one would hold back 24 ms and more.
-LIVE_QUALITY = "QQ"
+    Block = npt.NDArray[np.float32]  # [T, C]
 
 
 @dataclass
@@ -63,9 +55,9 @@ class Report:
         """For people."""
 
         def fraction(value: float | None, unit: str) -> str:
-            return "not measured (not paced)" if value is None else f"{value:.1f} {unit}"
+            return "not measured" if value is None else f"{value:.1f} {unit}"
 
-        late = "not paced" if self.late_hops is None else f"{self.late_hops} late"
+        late = "lateness not measured" if self.late_hops is None else f"{self.late_hops} late"
         lines = [
             f"model        {self.model} ({self.executor})",
             f"audio        {self.seconds:.2f} s, {self.hops} hops, {late}",
@@ -82,58 +74,6 @@ class Report:
         return lines
 
 
-@click.command(short_help="The codec in a loop, in real time, hop by hop.")
-@click.option("-i", "--input", "source_spec", required=True, help="A file, - or a source such as tone:440,5.")
-@click.option(
-    "-o", "--output", "sink_spec", default="null:", show_default=True, help="A file, - or a sink such as null:."
-)
-@click.option("-n", "--codebooks", type=int, default=None, help="Codebooks in use; all by default.")
-@click.option("--pace/--no-pace", default=True, show_default=True, help="In real time, or flat out.")
-@click.option("--plot", default=None, metavar="PNG", help="Spectrograms of input and output [extra: plot].")
-@click.option("--json", "as_json", is_flag=True, help="One object instead of the report.")
-@model_options
-@force_option
-def live(
-    source_spec: str,
-    sink_spec: str,
-    codebooks: int | None,
-    pace: bool,
-    plot: str | None,
-    as_json: bool,
-    model: str | None,
-    device: str,
-    engine: str,
-    threads: int | None,
-    force: bool,
-) -> None:
-    """Loop audio through the codec as a call would: each hop is encoded, packed, unpacked, decoded and played.
-
-    Files stand in for devices; they are read and written in real time unless --no-pace is given.
-    """
-    if plot:
-        check_output(Path(plot), force=force)
-    # One hop is too little work to share: one thread is fastest (measured by `streamdac bench --threads`).
-    codec = load_codec(model, device, engine, threads or 1)
-    source = frontend.open_source(source_spec, sample_rate=codec.sample_rate)
-    complete = False
-    try:
-        sink = frontend.open_sink(sink_spec, sample_rate=source.sample_rate, channels=source.channels, force=force)
-        try:
-            loop = Loop(codec, source, sink, codebooks=codebooks, pace=pace, keep=plot is not None or not as_json)
-            report = loop.run()
-            complete = True
-        finally:
-            sink.close(complete=complete)
-    finally:
-        source.close()
-    if plot:
-        from .plots import spectrograms
-
-        spectrograms(Path(plot), loop.heard(), loop.played(), source.sample_rate, title=report.lines()[2], force=force)
-    # Where the audio itself goes to stdout, the report must not.
-    click.echo(json.dumps(asdict(report)) if as_json else "\n".join(report.lines()), err=sink_spec == "-")
-
-
 _KEPT_SECONDS = 600  # of audio, for quality figures and plots; beyond that they are of the start only
 
 
@@ -147,43 +87,61 @@ class Loop:
     codebooks: int | None = None
     pace: bool = True
     keep: bool = True
-    compute: list[float] = field(default_factory=list)
-    totals: list[float] = field(default_factory=list)
+    seconds: float | None = None
+    """Of the source; all of it where None."""
+    network: Network | None = None
+    """What the packets pass through."""
+    record: BinaryIO | None = None
+    """Takes the stream as it was sent."""
+    compute: Histogram = field(default_factory=Histogram)
+    totals: Histogram = field(default_factory=Histogram)
 
     def run(self) -> Report:
         """Until the source ends or the user interrupts."""
-        from .coding import StreamDecoding, StreamEncoding
+        from streamdac.protocols.netsim import Link, Network
 
-        rate, channels = self.source.sample_rate, self.source.channels
+        from .coding import StreamDecoding, StreamEncoding
+        from .varirate import LiveConverter
+
+        rate, channels, model_rate = self.source.sample_rate, self.source.channels, self.codec.sample_rate
         self.encoding = StreamEncoding(
-            self.codec, sample_rate=rate, channels=channels, n_codebooks=self.codebooks, frames_per_packet=1,
-            quality=LIVE_QUALITY,
-        )  # fmt: skip
-        self.decoding = StreamDecoding(self.codec, live=True, quality=LIVE_QUALITY)
+            self.codec, sample_rate=model_rate, channels=channels, n_codebooks=self.codebooks, frames_per_packet=1
+        )
+        self.decoding = StreamDecoding(self.codec, live=True)
+        self._in, self._out = LiveConverter(rate, model_rate, channels), LiveConverter(model_rate, rate, channels)
+        self._link: Link[bytes] = Link(self.network or Network(delay=0.0))
         self._heard: list[Block] = []
         self._played: list[Block] = []
         self._read = self._written = self._bytes = self._late = 0
+        # A device gives the pace by itself, and its own delay is not seen from here.
+        self._paced = self.pace and not any(getattr(end, "live", False) for end in (self.source, self.sink))
         self._warm_up(channels)
         self._started = time.perf_counter()
-        self._carry(self.encoding.start(), time.perf_counter())
+        self._carry(self.encoding.start(), time.perf_counter(), sure=True)
         with suppress(KeyboardInterrupt):  # the ordinary end of a live run: what came so far is finished below
             self._loop(rate)
         start = time.perf_counter()
-        self._carry(self.encoding.finish(), start)
+        rest = self.encoding.push(self._in.flush())
+        self._carry(rest + self.encoding.finish(), start, sure=True)
         for block in self.decoding.finish():
-            self._write(block)
+            self._write(self._out.push(block))
+        self._write(self._out.flush()[: self._read - self._written])
         return self._report()
 
     def _loop(self, rate: int) -> None:
         hop = self.codec.hop_length / self.codec.sample_rate
         hops = 0
-        while (block := self._next(round((hops + 1) * hop * rate) - round(hops * hop * rate))) is not None:
+        end = float("inf") if self.seconds is None else round(self.seconds * rate)
+        while (
+            self._read < end
+            and (block := self._next(round((hops + 1) * hop * rate) - round(hops * hop * rate))) is not None
+        ):
             hops += 1
             due = self._started + self._read / rate
-            if self.pace and not getattr(self.source, "live", False):
+            if self._paced:
                 _sleep_until(due)
             start = time.perf_counter()
-            self._carry(self.encoding.push(block), start)
+            self._carry(self.encoding.push(self._in.push(block)), start)
             # Late: this hop was not done when the next one was complete.
             self._late += time.perf_counter() > due + hop
 
@@ -203,18 +161,26 @@ class Loop:
             self._heard.append(whole)
         return whole
 
-    def _carry(self, data: bytes, start: float) -> None:
-        """Packets over the loop to the decoder, its audio to the sink."""
+    def _carry(self, data: bytes, start: float, *, sure: bool = False) -> None:
+        """Packets over the loop to the decoder, its audio to the sink; start and end are sure to arrive."""
         self._bytes += len(data)
-        blocks = list(self.decoding.feed(data))
+        if self.record is not None:
+            self.record.write(data)
+        if data and not sure:
+            self._link.send(data, len(data), start)
+            data = b"".join(packet for _, packet in self._link.receive(start))
+        blocks = [self._out.push(block) for block in self.decoding.feed(data)]
         if blocks:
-            self.compute.append(time.perf_counter() - start)
+            self.compute.add(1000 * (time.perf_counter() - start))
         for block in blocks:
             self._write(block)
 
     def _write(self, block: Block) -> None:
-        if self.pace:
-            self.totals.append(time.perf_counter() - self._started - self._written / self.source.sample_rate)
+        if not len(block):
+            return
+        if self._paced:
+            late = time.perf_counter() - self._started - self._written / self.source.sample_rate
+            self.totals.add(1000 * late)
         self._written += len(block)
         self.sink.write(block)
         if self.keep and self._written < _KEPT_SECONDS * self.source.sample_rate:
@@ -237,7 +203,6 @@ class Loop:
         return _joined(self._played)
 
     def _report(self) -> Report:
-        from streamdac.bench import percentile
         from streamdac.measure import log_spectral_distance_db, snr_db
 
         codec, seconds = self.codec, self._read / self.source.sample_rate
@@ -253,29 +218,20 @@ class Loop:
             kbps=codec.config.bitrate(codebooks) * self.source.channels / 1000,
             wire_kbps=8 * self._bytes / seconds / 1000,
             algorithmic_ms=1000 * (codec.hop_length + codec.lookahead) / codec.sample_rate,
-            resampling_ms=self._resampling_ms(),
-            compute_p50_ms=1000 * percentile(self.compute, 50),
-            compute_p99_ms=1000 * percentile(self.compute, 99),
-            compute_max_ms=1000 * max(self.compute),
-            realtime_factor=seconds / sum(self.compute),
+            resampling_ms=1000 * (self._in.delay + self._out.delay),
+            compute_p50_ms=self.compute.percentile(50),
+            compute_p99_ms=self.compute.percentile(99),
+            compute_max_ms=self.compute.worst,
+            realtime_factor=1000 * seconds / self.compute.total,
         )
-        if self.pace:
-            report.total_p50_ms = 1000 * percentile(self.totals, 50)
-            report.total_max_ms = 1000 * max(self.totals)
+        if self._paced:
+            report.total_p50_ms = self.totals.percentile(50)
+            report.total_max_ms = self.totals.worst
             report.late_hops = self._late
         if self.keep:
             figures = snr_db(self.heard(), self.played()), log_spectral_distance_db(self.heard(), self.played())
             report.snr_db, report.log_spectral_distance_db = (None if value != value else value for value in figures)
         return report
-
-    def _resampling_ms(self) -> float:
-        """What the two converters hold back while the stream runs."""
-        from .coding import conversion_delay
-
-        return 1000 * (
-            conversion_delay(self.source.sample_rate, self.codec.sample_rate, LIVE_QUALITY)
-            + conversion_delay(self.codec.sample_rate, self.source.sample_rate, LIVE_QUALITY)
-        )
 
 
 def _joined(blocks: list[Block]) -> npt.NDArray[np.float32]:

@@ -1,0 +1,105 @@
+"""`live` with files in place of devices."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+import streamdac
+from streamdac import cli
+
+RATE, HOP = 24_000, 320
+
+
+def write(path: Path, rate: int, samples: int, channels: int = 1) -> np.ndarray:
+    time = np.arange(samples)[:, None] / rate
+    audio = (0.3 * np.sin(2 * np.pi * np.array([[440.0, 700.0]])[:, :channels] * time)).astype(np.float32)
+    soundfile.write(path, audio, rate, subtype="FLOAT")
+    return audio
+
+
+def live(capsys: pytest.CaptureFixture[str], *arguments: object) -> dict[str, Any]:
+    capsys.readouterr()
+    assert cli.main(["live", "--json", *map(str, arguments)]) == 0
+    report: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return report
+
+
+@pytest.fixture(autouse=True)
+def model(monkeypatch: pytest.MonkeyPatch, model_file: Path) -> None:
+    monkeypatch.setenv("STREAMDAC_MODEL", str(model_file))
+
+
+def test_it_is_the_offline_codec_hop_by_hop(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    audio = write(tmp_path / "in.wav", RATE, 5000)
+    report = live(capsys, "-i", tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--no-pace", "-n", 2)
+    out = soundfile.read(tmp_path / "out.wav", dtype="float32")[0]
+    codec = streamdac.load()
+    wanted = codec.decode(codec.encode(audio[:, 0], n_codebooks=2))[0, 0][:5000]
+    assert len(out) == 5000
+    assert np.abs(out - wanted.clip(-1, 1)).max() < 2**-15  # 16 bits in the file
+    assert (report["hops"], report["codebooks"], report["kbps"]) == (16, 2, 1.5)
+    assert report["late_hops"] is report["total_p50_ms"] is None
+    assert report["resampling_ms"] == 0
+
+
+@pytest.mark.parametrize(("rate", "channels"), [(48_000, 2), (44_100, 1), (8_000, 1)])
+def test_any_rate_and_channels_come_back_as_they_went(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, rate: int, channels: int
+) -> None:
+    write(tmp_path / "in.wav", rate, 4321, channels)
+    report = live(capsys, "-i", tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--no-pace")
+    info = soundfile.info(tmp_path / "out.wav")
+    assert (info.samplerate, info.channels, info.frames) == (rate, channels, 4321)
+    assert 0 < report["resampling_ms"] < 9
+
+
+def test_paced_it_measures_and_is_in_time(capsys: pytest.CaptureFixture[str]) -> None:
+    report = live(capsys, "-i", "tone:440,0.5")
+    assert report["seconds"] == 0.5
+    assert report["total_p50_ms"] >= 1000 * HOP / RATE
+    assert report["late_hops"] >= 0
+
+
+def test_codes_are_recorded_as_they_were_sent(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write(tmp_path / "in.wav", RATE, 9999)
+    live(
+        capsys,
+        "-i",
+        tmp_path / "in.wav",
+        "-o",
+        tmp_path / "out.wav",
+        "--no-pace",
+        "--record-codes",
+        tmp_path / "a.sdac",
+    )
+    assert cli.main(["decode", str(tmp_path / "a.sdac"), "-o", str(tmp_path / "decoded.wav"), "-q"]) == 0
+    out, decoded = (soundfile.read(tmp_path / name, dtype="int16")[0] for name in ("out.wav", "decoded.wav"))
+    assert np.array_equal(out, decoded)
+
+
+def test_lost_packets_are_made_up_for_and_the_length_stays(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write(tmp_path / "in.wav", RATE, 40_000)
+    for name, loss in (("clean.wav", "0%"), ("lossy.wav", "20%")):
+        live(capsys, "-i", tmp_path / "in.wav", "-o", tmp_path / name, "--no-pace", "--loss", loss)
+    clean, lossy = (soundfile.read(tmp_path / name)[0] for name in ("clean.wav", "lossy.wav"))
+    assert len(clean) == len(lossy) == 40_000
+    assert not np.array_equal(clean, lossy)
+
+
+def test_seconds_end_it_early(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    report = live(capsys, "-i", "tone:440", "-o", tmp_path / "out.wav", "--no-pace", "--seconds", 0.5)
+    assert report["seconds"] == pytest.approx(0.5, abs=HOP / RATE)
+    assert soundfile.info(tmp_path / "out.wav").frames == round(report["seconds"] * RATE)
+
+
+def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "a.sdac").write_bytes(b"precious")
+    code = cli.main(["live", "-i", "tone:440,1", "--no-pace", "--record-codes", str(tmp_path / "a.sdac")])
+    assert code == 74
+    assert (tmp_path / "a.sdac").read_bytes() == b"precious"
