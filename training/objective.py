@@ -65,6 +65,8 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
         codes = latents = None
         if quantise:
+            if self.weights.scale:
+                parts["scale"] = latent.square().mean().clamp_min(1e-6).log().square()
             quantised = self.network.quantizer(latent)
             latent, codes, latents = quantised.z, quantised.codes, quantised.latents
             parts |= {"commitment": quantised.commitment_loss, "codebook": quantised.codebook_loss}

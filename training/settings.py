@@ -17,6 +17,8 @@ class LossWeights:
     """Of the L1 distance relative to each item's level."""
     commitment: float = 0.25
     codebook: float = 1.0
+    scale: float = 0.0
+    """Of the squared log of the latent's mean square: keeps it in the range in which the codebooks started."""
     l1: float = 0.0
     """Of the plain L1 distance."""
     generator: float = 0.0

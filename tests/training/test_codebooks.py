@@ -6,7 +6,14 @@ import torch
 
 from streamdac.config import ModelConfig
 from streamdac.nn import DAC
-from streamdac.training.codebooks import CodebookUse, normalise_latent, spherical_kmeans, start_codebooks
+from streamdac.nn.quantizer import VectorQuantizer
+from streamdac.training.codebooks import (
+    CodebookMeans,
+    CodebookUse,
+    normalise_latent,
+    spherical_kmeans,
+    start_codebooks,
+)
 from streamdac.training.optim import AveragedWeights, Optimizers
 from streamdac.training.recipe import Recipe
 
@@ -43,6 +50,55 @@ def test_normalising_the_latent_does_not_change_the_audio() -> None:
     torch.testing.assert_close(after[..., edge:], before[..., edge:], rtol=1e-3, atol=1e-4)
     torch.testing.assert_close(normalised.std(0), torch.ones(16))
     assert again.mean(0).abs().max() < 0.3
+
+
+def test_a_lifted_codebook_tells_a_vector_from_its_double() -> None:
+    torch.manual_seed(0)
+    network = DAC(MODEL)
+    single = torch.randn(2000, 16)
+    latents = torch.cat([single, 4 * single])
+    codes = []
+    for lift in (0.0, 1.0):
+        left = start_codebooks(network, latents, lift=lift)
+        first = network.quantizer.quantizers[0]
+        assert isinstance(first, VectorQuantizer)
+        with torch.no_grad():
+            found = first.search(first.in_proj(latents.t()[None]))[0]
+        codes.append((left[-1], float((found[:2000] == found[2000:]).float().mean())))
+    (plain_left, plain_same), (lifted_left, lifted_same) = codes
+    assert plain_same == 1.0
+    assert lifted_same < 0.3
+    assert lifted_left < plain_left
+
+
+def test_running_means_bring_entries_to_the_vectors_that_fall_on_them() -> None:
+    network, latents = made()
+    start_codebooks(network, normalise_latent(network, latents))
+    means = CodebookMeans(3, 32, 4, decay=0.9)
+    first = network.quantizer.quantizers[0]
+    assert isinstance(first, VectorQuantizer)
+    codes = torch.zeros(1, 3, 40, dtype=torch.int64)
+    rows = torch.arange(12.0).view(1, 12, 1).expand(1, 12, 40)
+    untouched = first.codebook.weight[1].clone()
+    for _ in range(100):
+        means.update(network, codes, rows)
+    torch.testing.assert_close(first.codebook.weight[0], torch.arange(4.0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(first.codebook.weight[1], untouched, rtol=1e-4, atol=1e-5)
+
+
+def test_a_moved_entry_starts_its_mean_from_where_it_is() -> None:
+    network, latents = made()
+    start_codebooks(network, normalise_latent(network, latents))
+    means = CodebookMeans(3, 32, 4, decay=0.9)
+    codes, rows = torch.zeros(1, 3, 32, dtype=torch.int64), torch.ones(1, 12, 32)
+    means.update(network, codes, rows)
+    first = network.quantizer.quantizers[0]
+    assert isinstance(first, VectorQuantizer)
+    with torch.no_grad():
+        first.codebook.weight[5] = 7.0
+    means.forget(0, torch.tensor([5]))
+    means.update(network, codes, rows)
+    torch.testing.assert_close(first.codebook.weight[5], torch.full((4,), 7.0))
 
 
 def test_each_codebook_takes_variance_away_and_most_entries_are_used() -> None:

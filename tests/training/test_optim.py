@@ -29,6 +29,15 @@ def test_orthogonalised_matrices_have_singular_values_near_one(shape: tuple[int,
     assert values.max() < 1.3
 
 
+@pytest.mark.parametrize("shape", [(16, 40), (40, 16), (24, 24)])
+def test_iterating_on_the_small_matrix_gives_what_iterating_on_the_whole_does(shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    matrix = torch.randn(shape).double()
+    torch.testing.assert_close(
+        orthogonalised(matrix.float()), orthogonalised(matrix, dtype=torch.float64).float(), rtol=1e-3, atol=1e-3
+    )
+
+
 def test_muon_keeps_the_norm_of_every_row() -> None:
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.randn(8, 4, 7))

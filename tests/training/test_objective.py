@@ -1,0 +1,50 @@
+"""What one step minimises."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from streamdac.config import ModelConfig
+from streamdac.nn import DAC
+from streamdac.training import fastnet
+from streamdac.training.objective import Objective
+from streamdac.training.recipe import Recipe, recipe_from_mapping
+
+MODEL = {
+    "encoder_dim": 4,
+    "encoder_rates": [2, 2],
+    "latent_dim": 8,
+    "decoder_dim": 16,
+    "decoder_rates": [2, 2],
+    "n_codebooks": 2,
+    "codebook_size": 16,
+}
+
+
+def recipe(**losses: float) -> Recipe:
+    return recipe_from_mapping({"model": MODEL, "losses": losses})
+
+
+def test_the_scale_loss_is_the_squared_log_of_the_latents_mean_square() -> None:
+    torch.manual_seed(0)
+    network, audio = DAC(recipe().model), 0.1 * torch.randn(2, 1, 4096)
+    with torch.no_grad():
+        latent = fastnet.encode(network, audio, torch.float32)
+        plain = Objective(network.eval(), recipe(), torch.float32)(audio, True)
+        scaled = Objective(network, recipe(scale=2.0), torch.float32)(audio, True)
+    wanted = math.log(float(latent.square().mean())) ** 2
+    assert "scale" not in plain.parts
+    assert float(scaled.parts["scale"]) == pytest.approx(wanted, rel=1e-4)
+    assert float(scaled.total - plain.total) == pytest.approx(2 * wanted, rel=1e-3)
+
+
+def test_the_total_is_the_weighted_sum_of_the_parts() -> None:
+    torch.manual_seed(0)
+    asked = recipe(mel=3.0, stft=0.5, waveform=2.0, commitment=0.1, codebook=0.7)
+    network = DAC(ModelConfig(**{**asked.model.to_dict(), "encoder_rates": (2, 2), "decoder_rates": (2, 2)})).eval()
+    result = Objective(network, asked, torch.float32)(0.1 * torch.randn(2, 1, 4096), True)
+    wanted = sum(getattr(asked.losses, name) * float(loss) for name, loss in result.parts.items())
+    assert float(result.total) == pytest.approx(wanted, rel=1e-5)
