@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from . import native
@@ -83,23 +84,31 @@ class NativeExecutor:
         samples = _array(audio, np.float32)
         if samples.ndim != 3 or samples.shape[2] != 1:
             raise UsageError(f"audio has shape {list(audio.shape)}, need [{state.batch}, T, 1]")
-        samples = samples.reshape(samples.shape[:2])
-        each = np.full(state.batch, depths, dtype=np.int64) if isinstance(depths, int) else _integers(depths)
-        deepest = int(each.max(initial=0))
-        codes = np.empty(
-            (state.batch, self._codec.ready(state.streams, samples.shape[1], last), deepest), dtype=np.int64
-        )
-        self._codec.encode(state.streams, samples, each, codes, last)
-        return torch.from_numpy(codes)
+        return torch.from_numpy(self.encode_array(state, samples.reshape(samples.shape[:2]), depths, last=last))
+
+    def encode_array(
+        self, state: Any, audio: NDArray[np.float32], depths: Tensor | int, *, last: bool
+    ) -> NDArray[np.int64]:
+        """`encode` without tensors: contiguous audio `[B, T]` -> codes `[B, F, K]`."""
+        each = _integers(depths) if isinstance(depths, Tensor) else None
+        deepest = depths if each is None else int(each.max(initial=0))
+        frames = self._codec.ready(state.streams, audio.shape[1], last)
+        codes = np.empty((state.batch, frames, deepest), np.int64)
+        self._codec.encode(state.streams, audio, each, codes, last)
+        return codes
 
     def decode(self, state: NativeState, codes: Tensor, *, last: bool) -> Tensor:
         """See `Executor.decode`."""
         rows = _array(codes, np.int64)
         if rows.ndim != 3:
             raise UsageError(f"codes have shape {list(codes.shape)}, need [{state.batch}, F, K]")
-        audio = np.empty((state.batch, self._codec.ready(state.streams, rows.shape[1], last)), dtype=np.float32)
-        self._codec.decode(state.streams, rows, audio, last)
-        return torch.from_numpy(audio)[:, :, None]
+        return torch.from_numpy(self.decode_array(state, rows, last=last))[:, :, None]
+
+    def decode_array(self, state: Any, codes: NDArray[np.int64], *, last: bool) -> NDArray[np.float32]:
+        """`decode` without tensors: contiguous codes `[B, F, K]` -> audio `[B, T]`."""
+        audio = np.empty((state.batch, self._codec.ready(state.streams, codes.shape[1], last)), np.float32)
+        self._codec.decode(state.streams, codes, audio, last)
+        return audio
 
     def export_state(self, state: NativeState) -> State:
         """The same state as plain tensors, which every executor can import."""

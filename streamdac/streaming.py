@@ -6,12 +6,14 @@ import operator
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .arrays import Array, audio_tensor, codes_tensor, give_back
+from .arrays import Array, audio_tensor, codes_tensor, give_back, plain_codes, plain_samples
 from .errors import BadDataError, ChunkSizeError, ModelMismatchError, UsageError
 from .executor import Executor, State, StreamState
+from .native_executor import NativeExecutor
 from .plan import Part, Plan
 
 Depths = int | Sequence[int] | None
@@ -155,6 +157,8 @@ class StreamEncoder(_Stream):
             UsageError: wrong shape, dtype or rows, or samples that are not finite.
             ChunkSizeError: more than one row and not whole hops.
         """
+        if active is None and (codes := self._push_plain(audio)) is not None:
+            return codes
         x, self._as_numpy = audio_tensor(audio, self.batch, self._executor.device)
         if self.batch == 1 and active is None:
             return give_back(self._push_one(x).transpose(1, 2), self._as_numpy)
@@ -164,6 +168,19 @@ class StreamEncoder(_Stream):
                 f"got {x.shape[1]} samples, need a multiple of {hop} where batch is {self.batch} or rows may idle"
             )
         return give_back(self._push_rows(x, _active_mask(active, self.batch)).transpose(1, 2), self._as_numpy)
+
+    def _push_plain(self, audio: Array) -> Array | None:
+        """The short way for whole hops with nothing held back; None where they must go the long way."""
+        executor = self._executor
+        if not isinstance(executor, NativeExecutor) or self._pending or self.plan.encoder_lookahead:
+            return None
+        samples = plain_samples(audio, self.batch)
+        if samples is None or samples.shape[1] % self.plan.config.hop_length:
+            return None
+        self._as_numpy = type(audio) is np.ndarray
+        self._samples += samples.shape[1]
+        codes = executor.encode_array(self._state, samples, self._depths, last=False).transpose(0, 2, 1)
+        return codes if self._as_numpy else torch.from_numpy(codes)
 
     def _push_one(self, x: Tensor) -> Tensor:
         """Hold samples until they complete a frame, so that tiny chunks cost nothing."""
@@ -262,6 +279,8 @@ class StreamDecoder(_Stream):
         Raises:
             UsageError: wrong shape or dtype, codes out of range, or a row idle in some of the frames only.
         """
+        if (samples := self._push_plain(codes)) is not None:
+            return samples
         config = self.plan.config
         x, self._as_numpy = codes_tensor(
             codes, self.batch, config.n_codebooks, config.codebook_size, self._executor.device
@@ -281,6 +300,19 @@ class StreamDecoder(_Stream):
                 audio[index] = self._executor.decode(state, x.index_select(0, index), last=False)
                 self._state.put_rows(index, state)
         return give_back(audio.transpose(1, 2), self._as_numpy)
+
+    def _push_plain(self, codes: Array) -> Array | None:
+        """The short way for codes all in use; None where they must go the long way."""
+        executor, config = self._executor, self.plan.config
+        if not isinstance(executor, NativeExecutor):
+            return None
+        rows = plain_codes(codes, self.batch, config.n_codebooks, config.codebook_size)
+        if rows is None:
+            return None
+        self._as_numpy = type(codes) is np.ndarray
+        self._frames += rows.shape[1]
+        audio = executor.decode_array(self._state, rows, last=False)[:, None]
+        return audio if self._as_numpy else torch.from_numpy(audio)
 
     def flush(self) -> Array:
         """End the stream: the rest of the audio `[B, 1, T]`, none for a causal model. Then as new."""

@@ -36,7 +36,7 @@ Fault Codec::encode(Streams& streams, Pool* pool, const float* audio, int64_t sa
         for (int64_t b = 0; b < batch; ++b) {
             int64_t* to = codes + (b * frames + done) * deepest;
             for (int64_t f = 0; f < made; ++f)
-                for (int64_t k = 0; k < deepest; ++k, ++found, ++to) *to = k < depths[b] ? *found : -1;
+                for (int64_t k = 0; k < deepest; ++k, ++found, ++to) *to = !depths || k < depths[b] ? *found : -1;
         }
         done += made;
         start += n;

@@ -46,11 +46,18 @@ struct Ahead {
 using TileFunction = void (*)(const float* x, int64_t x_row, const Segment* segments, int64_t n_segments,
                               const float* weights, const float* bias, float* sums, Ahead ahead);
 
+// The same for so few rows that several panels, `panel` floats apart, fit one tile: `[panels][rows][vectors * width]`.
+// Weights are called into the cache `ahead` floats before their use.
+using BesideFunction = void (*)(const float* x, int64_t x_row, const Segment* segments, int64_t n_segments,
+                                const float* weights, int64_t panel, const float* bias, float* sums, int64_t ahead);
+
 struct Kernels {
     const char* name;
     int width;                       // floats in a vector
     int rows_for[MAX_VECTORS + 1];   // tallest tile for each number of vectors; 0: there is none
     TileFunction tile[MAX_VECTORS + 1][MAX_ROWS + 1];
+    int panels_for[MAX_VECTORS + 1][MAX_ROWS + 1];  // panels beside each other for so many vectors and rows; 0: use `tile`
+    BesideFunction beside[MAX_VECTORS + 1][MAX_ROWS + 1];
 
     // Epilogue: `rows` rows of sums, `vectors` wide, that begin at `column` and at row `row` counted over all streams.
     void (*finish)(const Output& output, const float* sums, int vectors, int64_t row, int64_t rows, int64_t column);

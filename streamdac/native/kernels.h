@@ -271,7 +271,8 @@ struct Codec {
     // Whether the three parts fit each other; once, after all are built.
     Fault check() const;
 
-    // Audio `[batch][samples]` to codes `[batch][frames][deepest]`, -1 beyond a row's own depth; `frames` as `ready` says.
+    // Audio `[batch][samples]` to codes `[batch][frames][deepest]`, -1 beyond a row's own depth where `depths` are
+    // given; `frames` as `ready` says.
     Fault encode(Streams& streams, Pool* pool, const float* audio, int64_t samples, bool last, const int64_t* depths,
                  int64_t deepest, int64_t* codes, int64_t frames) const;
     // Codes `[batch][frames][depth]`, -1 where unused, to audio `[batch][samples]`; `samples` as `ready` says.

@@ -61,6 +61,46 @@ static void tile(const float* x, int64_t x_row, const Segment* segments, int64_t
         for (int j = 0; j < NV; ++j) store(out + i * N + j * WIDTH, sums[i][j]);
 }
 
+// Few windows leave registers idle, and each multiply-add waiting for the one before: so PANELS panels, `panel` floats apart,
+// at once. Every sum is the chain that `tile` gives. Leaves `[PANELS][ROWS][NV * WIDTH]`.
+template <int NV, int ROWS, int PANELS>
+static void tile_beside(const float* x, int64_t x_row, const Segment* segments, int64_t n_segments, const float* weights,
+                        int64_t panel, const float* bias, float* out, int64_t ahead) {
+    constexpr int N = NV * WIDTH;
+    V sums[PANELS][ROWS][NV];
+#pragma GCC unroll 12
+    for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; ++j) sums[p][i][j] = load(bias + p * N + j * WIDTH);
+    for (int64_t s = 0; s < n_segments; ++s) {
+        const float* from = x + segments[s].offset;
+        for (int64_t c = 0; c < segments[s].count; ++c, ++from, weights += N) {
+            V b[ROWS];
+#pragma GCC unroll 12
+            for (int i = 0; i < ROWS; ++i) b[i] = splat(from[i * x_row]);
+#pragma GCC unroll 12
+            for (int p = 0; p < PANELS; ++p) {
+                const float* w = weights + p * panel;
+                for (int l = 0; l < N; l += 16) __builtin_prefetch(w + ahead + l, 0, 2);
+#pragma GCC unroll 4
+                for (int j = 0; j < NV; ++j) {
+                    const V v = load(w + j * WIDTH);
+#pragma GCC unroll 12
+                    for (int i = 0; i < ROWS; ++i) sums[p][i][j] = fma(b[i], v, sums[p][i][j]);
+                }
+            }
+        }
+    }
+#pragma GCC unroll 12
+    for (int p = 0; p < PANELS; ++p)
+#pragma GCC unroll 12
+        for (int i = 0; i < ROWS; ++i)
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; ++j) store(out + (p * ROWS + i) * N + j * WIDTH, sums[p][i][j]);
+}
+
 // ---------------------------------------------------------------- one output channel
 
 // Eight windows at a time: a vector of partial sums for each, then a transposing sum, always in the same order.
@@ -187,6 +227,11 @@ template <int NV, int ROWS>
 constexpr void fill_tiles(Kernels& k) {
     if constexpr (ROWS > 0) {
         k.tile[NV][ROWS] = tile<NV, ROWS>;
+        constexpr int PANELS = SUMS / (NV * ROWS);
+        if constexpr (NV >= 3 && PANELS > 1) {
+            k.beside[NV][ROWS] = tile_beside<NV, ROWS, PANELS>;
+            k.panels_for[NV][ROWS] = PANELS;
+        }
         fill_tiles<NV, ROWS - 1>(k);
     }
 }

@@ -149,19 +149,20 @@ static PyObject* codec_encode(PyObject* object, PyObject* arguments) {
     int last;
     if (!PyArg_ParseTuple(arguments, "O!OOOp", streams_type, &given, &audio, &depths, &codes, &last)) return nullptr;
     Buffer a, d, c;
-    if (!a.open(audio, 'f', "audio", 2) || !d.open(depths, 'i', "depths", 1)) return nullptr;
+    if (!a.open(audio, 'f', "audio", 2) || (depths != Py_None && !d.open(depths, 'i', "depths", 1))) return nullptr;
     if (!c.open(codes, 'i', "codes", 3, true)) return nullptr;
     Streams* streams = claim(self, given, self->codec->encoder);
     if (!streams) return nullptr;
     const int64_t batch = streams->batch(), deepest = c.size(2);
-    if (!a.sized("audio", batch) || !d.sized("depths", batch) || !c.sized("codes", batch)) return nullptr;
+    if (!a.sized("audio", batch) || (depths != Py_None && !d.sized("depths", batch)) || !c.sized("codes", batch)) return nullptr;
     if (deepest > self->codec->quantizer.codebooks)
         return raise({"codebooks", deepest, self->codec->quantizer.codebooks}, "encode"), nullptr;
+    const int64_t* each = depths == Py_None ? nullptr : d.integers();
     Pool* pool = pool_of(self);
     Fault fault;
     const Busy busy(given);
     Py_BEGIN_ALLOW_THREADS
-    fault = self->codec->encode(*streams, pool, a.floats(), a.size(1), last != 0, d.integers(), deepest, c.out_integers(), c.size(1));
+    fault = self->codec->encode(*streams, pool, a.floats(), a.size(1), last != 0, each, deepest, c.out_integers(), c.size(1));
     Py_END_ALLOW_THREADS
     if (fault) return raise(fault, "encode"), nullptr;
     Py_RETURN_NONE;
@@ -196,7 +197,7 @@ static PyObject* codec_isa(PyObject* object, void*) {
 static PyMethodDef codec_methods[] = {
     {"streams", codec_streams, METH_VARARGS, "streams(decoding, batch): fresh state of that many streams."},
     {"ready", codec_ready, METH_VARARGS, "ready(streams, rows, last): outputs of a push of that many samples or frames."},
-    {"encode", codec_encode, METH_VARARGS, "encode(streams, audio [B, T], depths [B], codes [B, F, K] to be filled, last)."},
+    {"encode", codec_encode, METH_VARARGS, "encode(streams, audio [B, T], depths [B] or None for all K, codes [B, F, K] to be filled, last)."},
     {"decode", codec_decode, METH_VARARGS, "decode(streams, codes [B, F, K], audio [B, T] to be filled, last)."},
     {nullptr, nullptr, 0, nullptr}};
 

@@ -100,8 +100,27 @@ static void multiply_chunked(const Kernels& kernels, const Matrix& m, const Pane
     }
 }
 
+// Panels beside each other for few rows, as many times as they fit; how many panels are done.
+static int64_t multiply_beside(const Kernels& kernels, const Matrix& m, int64_t first, int64_t end, const Windows& set,
+                               const Segment* segments, int64_t n_segments, const Output& output) {
+    alignas(CACHE_LINE) float sums[MAX_TILE];
+    const int vectors = m.panels[first].vectors;
+    const int64_t wide = vectors * kernels.width;
+    const int count = set.rows < MAX_ROWS ? kernels.panels_for[vectors][set.rows] : 0;
+    int64_t p = first;
+    for (; count && p + count <= end && m.panels[p + count - 1].vectors == vectors; p += count) {
+        const Panel& panel = m.panels[p];
+        kernels.beside[vectors][set.rows](set.x, set.x_row, segments, n_segments, m.weights.data() + panel.offset,
+                                          m.inputs * wide, m.bias.data() + panel.column, sums, AHEAD_FLOATS);
+        for (int i = 0; i < count; ++i)
+            kernels.finish(output, sums + i * set.rows * wide, vectors, set.row, set.rows, m.panels[p + i].column);
+    }
+    return p - first;
+}
+
 void multiply(const Kernels& kernels, const Matrix& m, const Windows* sets, int64_t n_sets, const Segment* segments,
               int64_t n_segments, int64_t first, int64_t end, const Output& output, float* scratch) {
+    if (n_sets == 1 && first < end) first += multiply_beside(kernels, m, first, end, sets[0], segments, n_segments, output);
     for (int64_t p = first; p < end; ++p) {
         const Panel& panel = m.panels[p];
         const bool large = m.inputs * panel.vectors * kernels.width > 2 * CHUNK_FLOATS;
