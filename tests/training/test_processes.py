@@ -19,6 +19,8 @@ from .test_loop import command, same, trainer
 
 # Random depths, k-means and restarted entries depend on each process's own random numbers: they alone cannot be equal.
 SAME = [
+    "losses.scale=0",
+    "quantise_from=1000",
     *LIGHT,
     "model.quantizer_dropout=0",
     "restart_every=0",
