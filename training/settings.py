@@ -18,7 +18,7 @@ class LossWeights:
     commitment: float = 0.25
     codebook: float = 1.0
     scale: float = 0.0
-    """Of the squared log of the latent's mean square over a process's share of the batch: keeps it where the codebooks started."""
+    """Of the squared log of the latent's mean square, of a process's share of the batch: keeps it where codebooks started."""
     l1: float = 0.0
     """Of the plain L1 distance."""
     generator: float = 0.0
