@@ -22,9 +22,13 @@ from streamdac.nn.network import DecoderBlock, EncoderBlock
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, dilation: int = 1) -> Tensor:
     """x `[B, T, C_in]`, weight `[C_out, C_in, K]` -> `[B, T', C_out]`, no padding, in the type of x."""
+    from .fused import convolve
+
+    if stride == 1:
+        return convolve(x, weight, bias, dilation=dilation)
     image = x.transpose(1, 2).unsqueeze(2)  # [B, C, 1, T], channels last without a copy
     kernel = weight.to(x.dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last)
-    y = F.conv2d(image, kernel, bias.to(x.dtype), (1, stride), 0, (1, dilation))
+    y = F.conv2d(image, kernel, bias.to(x.dtype), (1, stride))
     return y.squeeze(2).transpose(1, 2)
 
 

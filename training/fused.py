@@ -1,4 +1,4 @@
-"""Differentiable operations on the compiled kernels: residual sum + Snake + padding in one, magnitudes of spectra."""
+"""Differentiable operations on the compiled kernels: residual sum + Snake + padding in one, convolutions, spectral magnitudes."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from streamdac.nn.layers import SNAKE_EPS
 
 from .kernels import library
 
+_IN, _OUT = 4, 24  # kIn and kOut of the kernel
 _SUFFIX = {torch.float32: "f32", torch.bfloat16: "bf16"}
 
 
@@ -73,6 +74,61 @@ def snake_pad(x: Tensor, y: Tensor | None, alpha: Tensor, *, left: int = 0, righ
     wide = total.float()
     snake = wide + torch.sin(alpha * wide).square() / (alpha + SNAKE_EPS)
     return total, F.pad(snake.to(total.dtype), (0, 0, left, right))
+
+
+def _image(rows: Tensor) -> Tensor:
+    """`[B, T, C]` as a channels-last image `[B, C, 1, T]`, without a copy."""
+    return rows.transpose(1, 2).unsqueeze(2)
+
+
+def _kernel(weight: Tensor) -> Tensor:
+    """`[C_out, C_in, K]` as a channels-last kernel `[C_out, C_in, 1, K]`."""
+    return weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
+
+
+class _Convolve(torch.autograd.Function):
+    """A dilated convolution whose gradient of the input is a convolution again, and of the weight a compiled kernel."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dilation: int) -> Tensor:
+        x = x.contiguous()
+        ctx.save_for_backward(x, weight)
+        ctx.dilation = dilation
+        y = F.conv2d(_image(x), _kernel(weight), bias, dilation=(1, dilation))
+        return y.squeeze(2).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        x, weight = ctx.saved_tensors
+        grad = grad.contiguous()
+        c_out, c_in, taps = weight.shape
+        grad_x = grad_weight = None
+        if ctx.needs_input_grad[0]:
+            back = _kernel(weight.flip(2).transpose(0, 1))
+            halo = (taps - 1) * ctx.dilation
+            grad_x = F.conv2d(_image(grad), back, None, padding=(0, halo), dilation=(1, ctx.dilation))
+            grad_x = grad_x.squeeze(2).transpose(1, 2)
+        if ctx.needs_input_grad[1]:
+            sums = x.new_zeros(taps, -(-c_in // _IN) * _IN, -(-c_out // _OUT) * _OUT)
+            _call("conv_weight_gradient", [x, grad, sums], (*grad.shape[:2], c_in, c_out, taps, ctx.dilation))
+            grad_weight = sums[:, :c_in, :c_out].permute(2, 1, 0)
+        return grad_x, grad_weight, grad.sum((0, 1)) if ctx.needs_input_grad[2] else None, None
+
+
+def convolve(x: Tensor, weight: Tensor, bias: Tensor, *, dilation: int = 1) -> Tensor:
+    """Unpadded convolution with stride 1, in the type of x.
+
+    Its backward takes 0.5 to 0.6 times as long as that of `conv2d` on the same layout.
+
+    Shape: x `[B, T, C_in]`, weight `[C_out, C_in, K]`, bias `[C_out]` -> `[B, T - (K - 1) * dilation, C_out]`.
+    """
+    if weight.shape[2] == 1:
+        return F.linear(x, weight.squeeze(2).to(x.dtype), bias.to(x.dtype))
+    if x.dtype == torch.float32 and usable(x):
+        out: Tensor = _Convolve.apply(x, weight, bias, dilation)  # type: ignore[no-untyped-call]
+        return out
+    y = F.conv2d(_image(x), _kernel(weight.to(x.dtype)), bias.to(x.dtype), dilation=(1, dilation))
+    return y.squeeze(2).transpose(1, 2)
 
 
 class _Magnitude(torch.autograd.Function):

@@ -15,7 +15,14 @@ from pathlib import Path
 
 SOURCE = Path(__file__).with_name("kernels.cpp")
 # Not -ffast-math: it switches denormals off for the whole process when the library is loaded.
-FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno", "-fno-trapping-math")
+FLAGS = (
+    "-O3",
+    "-march=native",
+    "-mprefer-vector-width=512",
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-ffp-contract=fast",
+)
 LINK = ("-std=c++17", "-fopenmp", "-shared", "-fPIC")
 
 _POINTERS_FORWARD = 5
@@ -60,6 +67,8 @@ def _declare(library: ctypes.CDLL) -> None:
         function = getattr(library, name)
         function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64, ctypes.c_int]
         function.restype = None
+    library.conv_weight_gradient.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 6 + [ctypes.c_int]
+    library.conv_weight_gradient.restype = None
 
 
 @functools.cache

@@ -67,7 +67,7 @@ class Trainer:
         self.dtype = fastnet.choose_dtype(recipe.precision, self.device)
         self.adversary = Adversary(recipe, self.processes, self.dtype) if recipe.adversarial else None
         self.objective = Objective(self.network, recipe, self.dtype, self.adversary).to(self.device)
-        self.optimizers = Optimizers(self.network, recipe, self.dtype)
+        self.optimizers = Optimizers(self.network, recipe, self.dtype, self.processes)
         self.average = AveragedWeights(self.network, recipe.ema)
         self.clipper = Clipper(recipe.clip, recipe.clip_norm)
         self.use = CodebookUse(recipe.model.n_codebooks, recipe.model.codebook_size)

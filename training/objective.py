@@ -15,6 +15,7 @@ from streamdac.errors import BadDataError
 from streamdac.nn import DAC
 
 from . import fastnet
+from .balance import Balance
 from .losses import MelSettings, SpectralLosses, level_normalised_l1, waveform_l1
 from .recipe import Recipe
 
@@ -55,7 +56,7 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         self.spectral = SpectralLosses(network.sample_rate, MelSettings(recipe.mel_bins, recipe.mel_windows))
-        self.weights = recipe.losses
+        self.weights, self.shares, self.bypass = recipe.losses, recipe.balance, recipe.bypass
         self.dtype = dtype
         self._adversary = adversary
 
@@ -68,19 +69,22 @@ class Objective(nn.Module):
             if self.weights.scale:
                 parts["scale"] = latent.square().mean().clamp_min(1e-6).log().square()
             quantised = self.network.quantizer(latent)
-            latent, codes, latents = quantised.z, quantised.codes, quantised.latents
+            codes, latents = quantised.codes, quantised.latents
+            whole = torch.rand(len(latent), 1, 1, device=latent.device) < self.bypass if self.bypass else None
+            latent = quantised.z if whole is None else torch.where(whole, latent, quantised.z)
             parts |= {"commitment": quantised.commitment_loss, "codebook": quantised.codebook_loss}
         estimate = fastnet.decode(self.network, latent, self.dtype)
         samples = min(estimate.shape[-1], audio.shape[-1])  # centred odd strides give a few samples less
         estimate, target = estimate[..., :samples], audio[..., :samples]
-        parts["mel"], parts["stft"] = self.spectral(estimate, target)
-        parts["waveform"] = level_normalised_l1(estimate, target)
+        shares, shaped = self.shares, Balance(target, self.network.hop_length)
+        parts["mel"], parts["stft"] = self.spectral(shaped(estimate, shares.spectral), target)
+        parts["waveform"] = level_normalised_l1(shaped(estimate, shares.waveform), target)
         if self.weights.l1:
             parts["l1"] = waveform_l1(estimate, target)
         figures: dict[str, Tensor] = {}
         if self._adversary is not None and self._adversary.active:
             figures = self._adversary.learn(estimate, target)
-            parts |= self._adversary.generator_losses(estimate, target)
+            parts |= self._adversary.generator_losses(shaped(estimate, shares.adversarial), target)
         total = torch.stack([getattr(self.weights, name) * loss for name, loss in parts.items()]).sum()
         detached = {name: loss.detach() for name, loss in parts.items()}
         return StepResult(total, detached | figures, estimate.detach(), codes, latents)

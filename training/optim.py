@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, overload
 
 import torch
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from streamdac.nn import DAC
 
+from .processes import Processes
 from .recipe import Recipe
 
 _NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)  # quintic, singular values to about 1 in 5 steps (Jordan et al. 2024)
@@ -62,9 +63,11 @@ class Muon(torch.optim.Optimizer):
         *,
         momentum: float = 0.95,
         dtype: torch.dtype = torch.float32,
+        processes: Processes | None = None,
     ) -> None:
         super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
         self.dtype = dtype
+        self.processes = processes or Processes()
 
     @overload
     def step(self, closure: None = None) -> None: ...
@@ -72,26 +75,49 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient."""
+        """One update of every parameter that has a gradient; of several processes each orthogonalises its share."""
         assert closure is None
         for group in self.param_groups:
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    self._update(parameter, group["lr"], group["momentum"])
+            parameters = [p for p in group["params"] if p.grad is not None]
+            updates = [self._direction(parameter, group["momentum"]) for parameter in parameters]
+            owners = shared_out([_cost(update) for update in updates], self.processes.count)
+            for update, owner in zip(updates, owners, strict=True):
+                if owner == self.processes.rank:
+                    update.copy_(orthogonalised(update, dtype=self.dtype))
+            self.processes.exchange(updates, owners)
+            for parameter, update in zip(parameters, updates, strict=True):
+                self._update(parameter, update, group["lr"])
         return None
 
-    def _update(self, parameter: Tensor, lr: float, momentum: float) -> None:
+    def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
+        """Nesterov momentum as a matrix of C rows."""
         state = self.state[parameter]
         if "momentum" not in state:
             state["momentum"] = torch.zeros_like(parameter)
         assert parameter.grad is not None
         buffer = state["momentum"].lerp_(parameter.grad, 1 - momentum)
-        direction = parameter.grad.lerp(buffer, momentum).flatten(1)  # Nesterov
-        update = orthogonalised(direction, dtype=self.dtype)
+        return parameter.grad.lerp(buffer, momentum).flatten(1)
+
+    def _update(self, parameter: Tensor, update: Tensor, lr: float) -> None:
         rows = parameter.view(parameter.shape[0], -1)
         norms = rows.norm(dim=1, keepdim=True)
         rows.add_(update, alpha=-lr * 0.2 * max(rows.shape) ** 0.5)
         rows.mul_(norms / rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+
+def _cost(matrix: Tensor) -> int:
+    """Of orthogonalising it, in multiplications but for a factor."""
+    short, long = sorted(matrix.shape)
+    return short * short * (7 * short + long)
+
+
+def shared_out(costs: Sequence[int], shares: int) -> list[int]:
+    """Which share each item goes to, so that all shares cost about the same: the dearest first, to the cheapest share."""
+    totals, owners = [0] * shares, [0] * len(costs)
+    for item in sorted(range(len(costs)), key=lambda item: -costs[item]):
+        owners[item] = totals.index(min(totals))
+        totals[owners[item]] += costs[item]
+    return owners
 
 
 def _by_muon(name: str, parameter: Tensor) -> bool:
@@ -103,7 +129,9 @@ def _by_muon(name: str, parameter: Tensor) -> bool:
 class Optimizers:
     """All the optimisers of a recipe, stepped and saved as one."""
 
-    def __init__(self, network: DAC, recipe: Recipe, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, network: DAC, recipe: Recipe, dtype: torch.dtype = torch.float32, processes: Processes | None = None
+    ) -> None:
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         muon = [p for name, p in named if recipe.optimizer == "muon" and _by_muon(name, p)]
         chosen = {id(p) for p in muon}
@@ -113,7 +141,7 @@ class Optimizers:
         free = [p for name, p in rest if not name.endswith(("weight_v", "codebook.weight"))]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
         self.adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas)
-        self.muon = Muon(muon, recipe.muon_lr, dtype=dtype) if muon else None
+        self.muon = Muon(muon, recipe.muon_lr, dtype=dtype, processes=processes) if muon else None
         self._peaks = [recipe.lr, recipe.muon_lr]
 
     def _all(self) -> list[torch.optim.Optimizer]:

@@ -55,6 +55,20 @@ class Processes:
         torch.distributed.all_gather(parts, value.contiguous())
         return torch.cat(parts)
 
+    def exchange(self, values: list[Tensor], owners: list[int]) -> None:
+        """Everybody takes each value from the process that owns it, in place."""
+        if self.count == 1:
+            return
+        for rank in range(self.count):
+            mine = [value for value, owner in zip(values, owners, strict=True) if owner == rank]
+            if not mine:
+                continue
+            flat = torch.cat([value.flatten() for value in mine])
+            torch.distributed.broadcast(flat, rank)
+            if rank != self.rank:
+                for value, part in zip(mine, flat.split([value.numel() for value in mine]), strict=True):
+                    value.copy_(part.view_as(value))
+
     def wrap(self, module: nn.Module) -> nn.Module:
         """For gradients averaged over processes."""
         if self.count == 1:

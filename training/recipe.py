@@ -12,7 +12,7 @@ from typing import Any
 from streamdac.config import PRESETS, ModelConfig, config_from_mapping
 from streamdac.errors import BadDataError, UsageError
 
-from .settings import DiscriminatorSettings, LossWeights
+from .settings import DiscriminatorSettings, GradientShares, LossWeights
 
 CONFIGS = Path(__file__).with_name("configs")
 
@@ -28,6 +28,7 @@ class Recipe:
     name: str = "causal-24khz"
     model: ModelConfig = field(default_factory=ModelConfig)
     losses: LossWeights = field(default_factory=LossWeights)
+    balance: GradientShares = field(default_factory=GradientShares)
     discriminator: DiscriminatorSettings = field(default_factory=DiscriminatorSettings)
     mel_windows: tuple[int, ...] = (32, 64, 128, 256, 512, 1024, 2048)
     """Of the mel loss, in samples."""
@@ -73,6 +74,8 @@ class Recipe:
 
     quantise_from: int = 1000
     """Steps without quantiser at the start. 0: codebooks start at random, as in the official recipe."""
+    bypass: float = 0.0
+    """Chance of a segment to be decoded from its latent as it is; the codebooks learn from it all the same (Defossez et al. 2024)."""
     whiten: float = 0.5
     """How far the latent's dimensions are brought to equal variance before that: 0 not at all, 1 fully."""
     lift: float = 0.0
@@ -113,6 +116,8 @@ class Recipe:
         for name in ("batch", "early_batch", "log_every", "valid_every", "valid_clips", "sample_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, need at least 1")
+        if not 0 <= self.bypass <= 1:
+            raise UsageError(f"bypass {self.bypass} must lie in 0..1")
         if not 0 <= self.cooldown <= 1 or not 0 <= self.ema < 1:
             raise UsageError(f"cooldown {self.cooldown} must lie in 0..1 and ema {self.ema} in 0..1")
         if not self.mel_windows or len(self.mel_windows) != len(self.mel_bins):
@@ -169,6 +174,7 @@ def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Rec
     model_values = dict(values.pop("model", {}))
     loss_values = dict(values.pop("losses", {}))
     discriminator_values = dict(values.pop("discriminator", {}))
+    balance = GradientShares(**_plain(GradientShares, dict(values.pop("balance", {})), where))
     preset = model_values.pop("preset", None)
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"no preset {preset!r} in {where}; there are {', '.join(PRESETS)}")
@@ -179,7 +185,8 @@ def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Rec
         raise UsageError(f"{error} in {where}") from error
     losses = LossWeights(**_plain(LossWeights, loss_values, where))
     discriminator = DiscriminatorSettings(**_plain(DiscriminatorSettings, discriminator_values, where))
-    return Recipe(model=model, losses=losses, discriminator=discriminator, **_plain(Recipe, values, where))
+    rest = _plain(Recipe, values, where)
+    return Recipe(model=model, losses=losses, discriminator=discriminator, balance=balance, **rest)
 
 
 def load_recipe(config: str | Path, changes: Iterable[str] = ()) -> Recipe:

@@ -28,6 +28,25 @@ class LossWeights:
 
 
 @dataclass(frozen=True)
+class GradientShares:
+    """Sizes of the losses' gradients at the decoded waveform, relative to each other; see `streamdac.training.balance`.
+
+    0: the losses' own gradient, in proportion to their weights. Above 0: the gradient is brought to this size instead, and the
+    weights of losses that share it only count among themselves.
+    """
+
+    spectral: float = 0.0
+    """Of mel and STFT loss together."""
+    waveform: float = 0.0
+    adversarial: float = 0.0
+    """Of the discriminators' verdicts and feature maps together."""
+
+    def __post_init__(self) -> None:
+        if min(self.spectral, self.waveform, self.adversarial) < 0:
+            raise UsageError(f"gradient shares must be 0 or more, got {self}")
+
+
+@dataclass(frozen=True)
 class DiscriminatorSettings:
     """Which discriminators there are, how wide, and how they learn; the defaults are the official ones.
 

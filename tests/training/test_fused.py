@@ -39,6 +39,24 @@ def test_snake_and_its_gradients_equal_plain_torch(channels: int, steps: int, su
         torch.testing.assert_close(got, wanted, rtol=2e-5, atol=2e-4)
 
 
+@pytest.mark.parametrize(("c_in", "c_out"), [(1, 3), (24, 24), (5, 50), (48, 128)])
+@pytest.mark.parametrize(("taps", "dilation"), [(1, 1), (2, 1), (3, 2), (7, 9)])
+@pytest.mark.parametrize("steps", [1, 40, 300])
+def test_convolution_and_its_gradients_equal_plain_torch(
+    c_in: int, c_out: int, taps: int, dilation: int, steps: int
+) -> None:
+    torch.manual_seed(steps)
+    x = torch.randn(3, steps + (taps - 1) * dilation, c_in, requires_grad=True)
+    weight, bias = torch.randn(c_out, c_in, taps, requires_grad=True), torch.randn(c_out, requires_grad=True)
+    upstream = torch.randn(3, steps, c_out)
+    wanted = F.conv1d(x.transpose(1, 2), weight, bias, dilation=dilation).transpose(1, 2)
+    got = fused.convolve(x, weight, bias, dilation=dilation)
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-4)
+    both = [torch.autograd.grad((y * upstream).sum(), [x, weight, bias]) for y in (wanted, got)]
+    for a, b in zip(*both, strict=True):
+        torch.testing.assert_close(b, a, rtol=1e-4, atol=2e-3)
+
+
 def test_snake_holds_far_from_zero() -> None:
     x = torch.linspace(-200, 200, 4001)[None, :, None]
     alpha = torch.tensor([2.5])

@@ -47,3 +47,29 @@ def test_the_total_is_the_weighted_sum_of_the_parts() -> None:
     result = Objective(network, asked, torch.float32)(0.1 * torch.randn(2, 1, 4096), True)
     wanted = sum(getattr(asked.losses, name) * float(loss) for name, loss in result.parts.items())
     assert float(result.total.detach()) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_bypassed_segment_is_decoded_from_its_latent_and_teaches_the_codebooks_all_the_same() -> None:
+    torch.manual_seed(0)
+    asked = recipe_from_mapping({"model": MODEL, "bypass": 1.0})
+    network, audio = DAC(asked.model), 0.1 * torch.randn(2, 1, 4096)
+    with torch.no_grad():
+        wanted = fastnet.decode(network, fastnet.encode(network, audio, torch.float32), torch.float32)
+        result = Objective(network, asked, torch.float32)(audio, True)
+    torch.testing.assert_close(result.estimate, wanted)
+    assert result.codes is not None
+    assert float(result.parts["commitment"]) > 0
+
+
+@pytest.mark.parametrize("shares", [{"spectral": 1.0}, {"waveform": 1.0}, {"spectral": 1.0, "waveform": 0.1}])
+def test_gradient_shares_change_the_gradient_and_no_loss(shares: dict[str, float]) -> None:
+    torch.manual_seed(0)
+    network, audio = DAC(recipe().model).eval(), 0.1 * torch.randn(2, 1, 4096)
+    totals, gradients = [], []
+    for balance in ({}, shares):
+        asked = recipe_from_mapping({"model": MODEL, "balance": balance})
+        result = Objective(network, asked, torch.float32)(audio, True)
+        gradients.append(torch.autograd.grad(result.total, network.decoder.model[0].weight_v)[0])
+        totals.append(float(result.total.detach()))
+    assert totals[0] == totals[1]
+    assert not torch.allclose(*gradients, rtol=0.1)

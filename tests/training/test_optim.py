@@ -7,7 +7,15 @@ import torch
 
 from streamdac.config import ModelConfig
 from streamdac.nn import DAC
-from streamdac.training.optim import AveragedWeights, Clipper, Muon, Optimizers, learning_rate_scale, orthogonalised
+from streamdac.training.optim import (
+    AveragedWeights,
+    Clipper,
+    Muon,
+    Optimizers,
+    learning_rate_scale,
+    orthogonalised,
+    shared_out,
+)
 from streamdac.training.recipe import Recipe
 
 MODEL = ModelConfig(
@@ -36,6 +44,12 @@ def test_iterating_on_the_small_matrix_gives_what_iterating_on_the_whole_does(sh
     torch.testing.assert_close(
         orthogonalised(matrix.float()), orthogonalised(matrix, dtype=torch.float64).float(), rtol=1e-3, atol=1e-3
     )
+
+
+def test_work_is_shared_out_evenly() -> None:
+    costs = [7, 1, 5, 5, 3, 3]
+    owners = shared_out(costs, 2)
+    assert [sum(c for c, o in zip(costs, owners, strict=True) if o == share) for share in (0, 1)] == [13, 11]
 
 
 def test_muon_keeps_the_norm_of_every_row() -> None:

@@ -17,11 +17,13 @@ from streamdac.training.checkpoint import load_checkpoint
 from .test_adversary import LIGHT
 from .test_loop import command, same, trainer
 
-# Random depths, k-means and restarted entries depend on each process's own random numbers: they alone cannot be equal.
+# Random depths, bypasses, k-means and restarted entries depend on each process's own random numbers: they alone cannot be equal.
 SAME = [
-    "losses.scale=0",
-    "quantise_from=1000",
     *LIGHT,
+    "losses.scale=0",  # of each process's own share
+    "losses.codebook=1",
+    "codebook_decay=0",
+    "bypass=0",
     "model.quantizer_dropout=0",
     "restart_every=0",
     "batch=4",

@@ -1,0 +1,60 @@
+"""The gradients of several losses brought to chosen sizes, item by item and over time, before they enter the network.
+
+A log-spectral loss pulls on each frame with the inverse of its level: measured on speech, 80 % of its gradient's energy came
+from the 11 % of frames that are near digital silence, and the waveform's own loss had a thousandth of its size. Balanced as in
+EnCodec (Defossez et al. 2022, section 3.4), but for each item, and with a gain over time that takes the level out.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_QUIET = 10 ** (-35 / 20)  # of an item's level: frames at this level weigh half
+_LEAST = 1e-3  # level below which an item counts as one of this level
+_UNIT = 36.0  # leaves the other losses' weights their meaning: about what mel x 15 has on speech
+
+
+class _Shaped(torch.autograd.Function):
+    """The same tensor, whose gradient is multiplied by `gain` `[B, 1, T]` and then has the norm `size` `[B]` per item."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor, size: Tensor) -> Tensor:
+        ctx.save_for_backward(gain, size)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        gain, size = ctx.saved_tensors
+        shaped = grad * gain
+        norm = shaped.flatten(1).norm(dim=1).clamp_min(1e-20)
+        return shaped * (size / norm)[:, None, None], None, None
+
+
+class Balance:
+    """How the gradients for a batch of estimates of `target` `[B, 1, T]` are shaped.
+
+    Args:
+        target: the original audio.
+        frame: samples over which the level is taken for the gain.
+    """
+
+    def __init__(self, target: Tensor, frame: int) -> None:
+        with torch.no_grad():
+            level = target.square().mean((1, 2)).sqrt().clamp_min(_LEAST)
+            padded = F.pad(target, (0, -target.shape[2] % frame))
+            frames = padded.unflatten(2, (-1, frame)).square().mean(3).sqrt()  # [B, 1, F]
+            quiet = _QUIET * level[:, None, None]
+            self.gain = (frames / (frames + quiet) + 1e-4).repeat_interleave(frame, 2)[..., : target.shape[2]]
+            # To learn as much from quiet items, a path that is linear in the audio wants 1 / level, a constant one no factor.
+            self.size = _UNIT / (level.sqrt() * target.shape[0])
+
+    def __call__(self, estimate: Tensor, share: float) -> Tensor:
+        """`estimate`, for a loss whose gradient is to have `share`; 0: its own gradient, as it is."""
+        if not share:
+            return estimate
+        shaped: Tensor = _Shaped.apply(estimate, self.gain, share * self.size)  # type: ignore[no-untyped-call]
+        return shaped
