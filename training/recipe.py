@@ -75,7 +75,7 @@ class Recipe:
     quantise_from: int = 1000
     """Steps without quantiser at the start. 0: codebooks start at random, as in the official recipe."""
     bypass: float = 0.0
-    """Chance of a segment to be decoded from its latent as it is; the codebooks learn from it all the same (Defossez et al. 2024)."""
+    """Chance of a segment to be decoded from its latent as it is; the codebooks still learn from it (Defossez et al. 2024)."""
     whiten: float = 0.5
     """How far the latent's dimensions are brought to equal variance before that: 0 not at all, 1 fully."""
     lift: float = 0.0

@@ -1,4 +1,4 @@
-"""Runs `live` beside a bare pass-through client for so long, and compares their xruns: python -m tests.live.soak SECONDS
+"""Runs `live` beside a bare pass-through client for so long, and compares their xruns: python -m tests.live.soak SECONDS [RATE [PERIOD]]
 
 A JSON line for every half minute: xruns of both, memory and latency of `live`.
 """
@@ -31,14 +31,14 @@ def rss_mb(pid: int) -> float:
         return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
-def main(seconds: float, *options: str) -> None:
+def main(seconds: str, rate: str = "48000", period: str = "128") -> None:
     if reason := why_not():
         sys.exit(reason)
-    server = Jack(rate=48_000, period=128)
+    server = Jack(rate=int(rate), period=int(period))
     server.start()
     os.environ |= server.environment
     bare = subprocess.Popen([sys.executable, "-c", BARE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    command = [sys.executable, "-m", "streamdac", "live", "--mic", "--json", "--seconds", str(seconds), *options]
+    command = [sys.executable, "-m", "streamdac", "live", "--mic", "--json", "--seconds", seconds]
     live = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert bare.stdin is not None
     assert bare.stdout is not None
@@ -68,4 +68,4 @@ def main(seconds: float, *options: str) -> None:
 
 
 if __name__ == "__main__":
-    main(float(sys.argv[1]), *sys.argv[2:])
+    main(*sys.argv[1:])
