@@ -47,7 +47,9 @@ def _numbers(text: str | None) -> list[int] | None:
 @click.option("--metrics", help="Names with commas between.  [default: all that are installed]")
 @click.option("--against", type=click.Choice(["opus"]), help="A codec beside it, at the same bitrates.")
 @click.option("--clips-per-group", type=click.IntRange(1), default=4, show_default=True, help="Clips per speaker.")
-@click.option("--clip-seconds", type=click.FloatRange(0.5), help="Cut clips to this.  [default: whole files]")
+@click.option(
+    "--clip-seconds", type=click.FloatRange(0.5), default=10.0, show_default=True, help="Cut longer files to this."
+)
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes for the metrics.")
 @click.option(
     "-o", "--output", type=click.Path(path_type=Path, file_okay=False), help="Folder for report and pictures."
@@ -63,7 +65,7 @@ def evaluate_command(
     metrics: str | None,
     against: str | None,
     clips_per_group: int,
-    clip_seconds: float | None,
+    clip_seconds: float,
     jobs: int,
     output: Path | None,
     as_json: bool,

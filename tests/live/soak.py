@@ -1,4 +1,4 @@
-"""Runs `live` beside a bare pass-through client for so long, and compares their xruns: python -m tests.live.soak SECONDS [RATE [PERIOD]]
+"""Runs `live` beside a bare pass-through client, and compares their xruns: python -m tests.live.soak SECONDS [RATE [PERIOD]]
 
 A JSON line for every half minute: xruns of both, memory and latency of `live`.
 """

@@ -17,6 +17,7 @@ from streamdac.config import ModelConfig
 from streamdac.errors import BadDataError, StreamdacError, UnavailableError, UsageError
 from streamdac.nn import DAC
 from streamdac.nn.network import randomize
+from streamdac.training import metrics
 from streamdac.training.checkpoint import LATEST, export_weights, load_checkpoint
 from streamdac.training.data import HeldOutClip
 from streamdac.training.evaluate import evaluate_command, table
@@ -135,6 +136,17 @@ def test_a_metric_is_perfect_for_the_original_and_worse_with_more_noise(name: st
     assert values[0] == pytest.approx(perfect, abs=0.05)
     assert values == sorted(values, reverse=name not in ("mel", "stft"))
     assert len(set(values)) == 3
+
+
+def test_visqol_of_a_long_clip_is_the_mean_of_its_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("visqol")
+    monkeypatch.setattr(metrics, "_VISQOL_SECONDS", 1)
+    clip = buzz(2.0, 48_000)
+    coded = clip + 0.01 * np.random.default_rng(1).standard_normal(len(clip)).astype(np.float32)
+    halves = [
+        METRICS["visqol_audio"](*pair, 48_000) for pair in zip(np.split(clip, 2), np.split(coded, 2), strict=True)
+    ]
+    assert METRICS["visqol_audio"](clip, coded, 48_000) == pytest.approx(np.mean(halves), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["pesq_wb", "estoi"])
