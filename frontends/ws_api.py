@@ -6,7 +6,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +21,10 @@ from .ws_heard import Heard
 from .ws_peer import Peer
 from .ws_playback import ExactPlayback, LivePlayback, Playback
 from .ws_stats import PeerStats, PeerWatch
-from .ws_voices import MIN_DELAY
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
+    from streamdac.peers import PeerOptions
 
 Block = npt.NDArray[np.float32]  # [T, C]
 
@@ -207,38 +206,23 @@ class Connection:
             self._heard.close()
 
 
-def connect(
-    url: str,
-    *,
-    model: Codec | str | None = None,
-    room: str | None = None,
-    token: str | None = None,
-    tls_ca: Path | None = None,
-    role: str = "both",
-    channels: int = 1,
-    codebooks: int | None = None,
-    frames_per_packet: int = 1,
-    redundancy_frames: int = 0,
-    adapt: bool = True,
-    exact: bool = False,
-    correct_drift: bool = True,
-    delay: float = MIN_DELAY,
-    retry_seconds: float = 60.0,
-) -> Connection:
+def connect(url: str, options: PeerOptions) -> Connection:
     """See `streamdac.connect`."""
-    if role not in ROLES:
-        raise UsageError(f"role is {role!r}, need one of {', '.join(ROLES)}")
+    if options.role not in ROLES:
+        raise UsageError(f"role is {options.role!r}, need one of {', '.join(ROLES)}")
     wishes = Wishes(
-        role=ROLES[role],
-        channels=channels,
-        codebooks=codebooks,
-        frames_per_packet=frames_per_packet,
-        redundancy_frames=redundancy_frames,
-        adapt=adapt,
-        retry_seconds=retry_seconds,
+        role=ROLES[options.role],
+        channels=options.channels,
+        codebooks=options.codebooks,
+        frames_per_packet=options.frames_per_packet,
+        redundancy_frames=options.redundancy_frames,
+        adapt=options.adapt,
+        retry_seconds=options.retry_seconds,
     )
-    target = Target(with_room(url, room), token, tls_ca)
-    return Connection(target, model, wishes, exact=exact, correct_drift=correct_drift, delay=delay)
+    target = Target(with_room(url, options.room), options.token, options.tls_ca)
+    return Connection(
+        target, options.model, wishes, exact=options.exact, correct_drift=options.correct_drift, delay=options.delay
+    )
 
 
 def _load(model: str | None) -> Codec:

@@ -16,7 +16,7 @@ from .errors import StreamdacError
 if TYPE_CHECKING:
     from .archive import Archive
     from .codec import Codec, load, load_network
-    from .frontend import connect
+    from .peers import connect
     from .streaming import StreamDecoder, StreamEncoder
 
 __all__ = [
@@ -36,7 +36,7 @@ _LAZY = {
     "Codec": "codec",
     "StreamDecoder": "streaming",
     "StreamEncoder": "streaming",
-    "connect": "frontend",
+    "connect": "peers",
     "load": "codec",
     "load_network": "codec",
 }

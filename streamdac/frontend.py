@@ -8,13 +8,12 @@ imports all of them to list their commands.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 from .errors import FrontendUnavailable, UsageError
 
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from .codec import Codec
+    from .peers import Connector
 
     Block = npt.NDArray[np.float32]  # [T, C], in [-1, 1]
 
@@ -87,49 +86,6 @@ class OpenSink(Protocol):
         ...
 
 
-class Peer(Protocol):
-    """An open connection to others: what `async with connect(...)` gives."""
-
-    @property
-    def sample_rate(self) -> int:
-        """Hz, of what is sent and heard."""
-        ...
-
-    async def send(self, pcm: Any) -> None:
-        """Send audio `[T]` or `[T, C]` float32; waits while it runs ahead of real time."""
-        ...
-
-    def __aiter__(self) -> AsyncIterator[Block]:
-        """Blocks `[T, C]` float32 of what the others say, mixed."""
-        ...
-
-
-class Connector(Protocol):
-    """Makes a connection; see `connect` for the arguments."""
-
-    def __call__(
-        self,
-        url: str,
-        *,
-        model: Codec | str | None = None,
-        room: str | None = None,
-        token: str | None = None,
-        tls_ca: Path | None = None,
-        role: str = "both",
-        channels: int = 1,
-        codebooks: int | None = None,
-        frames_per_packet: int = 1,
-        redundancy_frames: int = 0,
-        adapt: bool = True,
-        exact: bool = False,
-        correct_drift: bool = True,
-        delay: float = 0.02,
-        retry_seconds: float = 60.0,
-    ) -> AbstractAsyncContextManager[Peer]:
-        """Not yet open: that is for `async with`."""
-        ...
-
-
 @dataclass(frozen=True)
 class LazyCommand:
     """A click command that is imported when it is called: `target` is `module:attribute`, `help` one line."""
@@ -159,7 +115,7 @@ class Frontend:
     open_source: OpenSource | None = None
     open_sink: OpenSink | None = None
     connectors: Mapping[str, Connector] = field(default_factory=dict)
-    """By the scheme of a URL: how to reach a peer, for `connect`."""
+    """By the scheme of a URL: how to reach a peer, for `streamdac.connect`."""
 
 
 @cache
@@ -254,74 +210,6 @@ def _resolve(spec: str, part: Callable[[Frontend], Opener | None]) -> tuple[str,
     if is_spec(spec) or (name in _entries() and name != "file" and not Path(spec).exists()):
         return name, rest, part(load(name))
     return "file", spec, part(load("file"))
-
-
-def connect(
-    url: str,
-    *,
-    model: Codec | str | None = None,
-    room: str | None = None,
-    token: str | None = None,
-    tls_ca: Path | None = None,
-    role: str = "both",
-    channels: int = 1,
-    codebooks: int | None = None,
-    frames_per_packet: int = 1,
-    redundancy_frames: int = 0,
-    adapt: bool = True,
-    exact: bool = False,
-    correct_drift: bool = True,
-    delay: float = 0.02,
-    retry_seconds: float = 60.0,
-) -> AbstractAsyncContextManager[Peer]:
-    """A peer in a room of a server, for asyncio:
-
-        async with streamdac.connect("ws://host:8765/room") as peer:
-            await peer.send(pcm)
-            async for pcm in peer: ...
-
-    Args:
-        url: ws://HOST[:PORT][/ROOM] or wss://...; other schemes where a frontend offers them.
-        model: a codec, or what `load` takes.
-        room: where the URL does not name it.
-        token: the server's.
-        tls_ca: certificates to trust instead of the system's.
-        role: send, receive or both.
-        codebooks: at most so many.
-        redundancy_frames: repeated coarsely in each packet.
-        adapt: fewer codebooks where the link is slow.
-        exact: every frame as it was sent, one sender at a time, instead of a mix in real time.
-        correct_drift: play up to 1 % faster or slower, so that the delay stays.
-        delay: seconds that the jitter buffer holds at least.
-        retry_seconds: that a lost connection is tried again.
-
-    Raises:
-        UsageError: no frontend knows the scheme, or an argument is wrong.
-    """
-    scheme = url.partition(":")[0].lower()
-    known: dict[str, Connector] = {}
-    for name in names():
-        with suppress(FrontendUnavailable):  # a broken one offers nothing
-            known |= load(name).connectors
-    if scheme not in known:
-        raise UsageError(f"{url!r}: need {' or '.join(f'{one}://' for one in sorted(known)) or 'a frontend'}")
-    return known[scheme](
-        url,
-        model=model,
-        room=room,
-        token=token,
-        tls_ca=tls_ca,
-        role=role,
-        channels=channels,
-        codebooks=codebooks,
-        frames_per_packet=frames_per_packet,
-        redundancy_frames=redundancy_frames,
-        adapt=adapt,
-        exact=exact,
-        correct_drift=correct_drift,
-        delay=delay,
-        retry_seconds=retry_seconds,
-    )
 
 
 async def _in_thread(call: Callable[..., Result], *arguments: object) -> Result:
