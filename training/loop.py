@@ -157,7 +157,7 @@ class Trainer:
         if self.step == 0 and not self._begun:
             self.begin()
         self.network.train()
-        self._wrapped = self.processes.wrap(self.objective)
+        self._wrap()
         if self.processes.first:
             self._clips()  # what is wrong with them is better known now than after hours
         window = StepMeans(self.recipe.model.sample_rate)
@@ -178,6 +178,9 @@ class Trainer:
                     self.save()
                     saved = time.monotonic()
         self.save()
+
+    def _wrap(self) -> None:
+        self._wrapped = self.processes.wrap(self.objective, some_unused=not self.quantising)
 
     def _one_step(
         self, pending: Future[Tensor], reader: ThreadPoolExecutor, budget: Budget, window: StepMeans
@@ -228,6 +231,7 @@ class Trainer:
         self.optimizers.forget([*changed, *self.network.decoder.model[0].parameters()])
         self.average.restart(self.network)
         self.quantising = True
+        self._wrap()
         if self.log is not None:
             self.log.say(f"step {self.step}: codebooks started; variance left {', '.join(f'{v:.3f}' for v in left)}")
 

@@ -69,12 +69,11 @@ class Processes:
                 for value, part in zip(mine, flat.split([value.numel() for value in mine]), strict=True):
                     value.copy_(part.view_as(value))
 
-    def wrap(self, module: nn.Module) -> nn.Module:
-        """For gradients averaged over processes."""
+    def wrap(self, module: nn.Module, *, some_unused: bool) -> nn.Module:
+        """For gradients averaged over processes; `some_unused`: as yet not every parameter gets one."""
         if self.count == 1:
             return module
-        # Without the quantiser, early on, its parameters get no gradient.
-        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=True)
+        return nn.parallel.DistributedDataParallel(module, find_unused_parameters=some_unused)
 
 
 def join_processes(device: str) -> Processes:
