@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,8 +18,9 @@ from streamdac.nn import DAC
 from . import fastnet
 from .adversary import Adversary
 from .checkpoint import BEST, LATEST, load_initial, save_checkpoint
-from .codebooks import CodebookMeans, CodebookUse, normalise_latent, start_codebooks
+from .codebooks import CodebookMeans, CodebookUse
 from .data import Mix, SegmentSampler
+from .fitting import fit_codebooks, fit_is_due
 from .logs import RunLog, StepMeans
 from .objective import Objective, StepResult, check_finite
 from .optim import AveragedWeights, Clipper, Optimizers, learning_rate_scale
@@ -28,7 +30,6 @@ from .run_state import restore, run_state
 from .start import quiet_start, transform_start
 from .validation import HeldOut
 
-_FRAMES_PER_ENTRY = 24  # of latents that the codebooks start from
 _SHOWN = ("mel", "waveform", "commitment", "perplexity")  # on the terminal; the log has all
 _APART = 1 << 40  # draws that are no training step: their numbers begin here
 
@@ -142,6 +143,10 @@ class Trainer:
     def _draw(self, step: int) -> Tensor:
         return torch.from_numpy(self._sampler_at(step).draw(step))
 
+    def _draw_apart(self, number: int, step: int) -> Tensor:
+        """Audio that no step trains on, in batches of the shape of `step`."""
+        return torch.from_numpy(self._sampler_at(step).draw(_APART + number)).to(self.device)
+
     def _seed(self, step: int) -> None:
         """Random numbers of a step depend on nothing before it, so no generator's state needs saving."""
         torch.manual_seed((self.recipe.seed * 1_000_003 + step) * 4096 + self.processes.rank)
@@ -187,7 +192,7 @@ class Trainer:
     ) -> Future[Tensor]:
         audio = pending.result().to(self.device)
         pending = reader.submit(self._draw, self.step + 1)
-        if not self.quantising and self.step >= self.recipe.quantise_from:
+        if fit_is_due(self.recipe, self.step, self.progress(budget), quantising=self.quantising):
             pending.result()  # the sampler serves one caller at a time
             self.begin_quantising()
         scale = learning_rate_scale(self.recipe, self.step, self.progress(budget))
@@ -214,33 +219,28 @@ class Trainer:
         return pending
 
     def begin_quantising(self) -> None:
-        """Start the codebooks on latents of audio that training does not see otherwise."""
+        """Start the codebooks, or start them anew, on latents of audio that training does not see otherwise."""
         self._seed(self.step)
-        config, frames = self.recipe.model, 0
-        latents: list[Tensor] = []
-        while frames < _FRAMES_PER_ENTRY * config.codebook_size:
-            audio = torch.from_numpy(self._sampler_at(self.step).draw(_APART + len(latents))).to(self.device)
-            with torch.no_grad():
-                latent = fastnet.encode(self.network, self.network.preprocess(audio), self.dtype)
-            latents.append(self.processes.gather(latent).transpose(1, 2).flatten(0, 1))
-            frames += latents[-1].shape[0]
-        normalised = normalise_latent(self.network, torch.cat(latents), self.recipe.whiten)
-        left = start_codebooks(self.network, normalised, lift=self.recipe.lift)
-        self.processes.agree([p.data for p in self.network.parameters()])
+        draw, spectral = functools.partial(self._draw_apart, step=self.step), self.objective.spectral
+        left = fit_codebooks(
+            self.network, draw, self.recipe, spectral, self.processes, self.dtype, again=self.quantising
+        )
         changed = [*self.network.quantizer.parameters(), *self.network.encoder.block[-1].parameters()]
         self.optimizers.forget([*changed, *self.network.decoder.model[0].parameters()])
         self.average.restart(self.network)
+        self.use.restart()
+        if self.means is not None:
+            self.means.restart()
         self.quantising = True
         self._wrap()
         if self.log is not None:
-            self.log.say(f"step {self.step}: codebooks started; variance left {', '.join(f'{v:.3f}' for v in left)}")
+            self.log.say(f"step {self.step}: codebooks fitted; variance left {', '.join(f'{v:.3f}' for v in left)}")
 
     def begin(self) -> None:
         """What a new run does before its first step; needs data."""
         if self.recipe.start != "transform":
             return
-        draws = (self._sampler_at(0).draw(_APART - 1 - number) for number in range(16))
-        audio = [self.processes.gather(torch.from_numpy(draw).to(self.device)) for draw in draws]
+        audio = [self.processes.gather(self._draw_apart(-1 - number, 0)) for number in range(16)]
         share = transform_start(self.network, torch.cat(audio))
         self.processes.agree([p.data for p in self.network.parameters()])
         self.average.restart(self.network)

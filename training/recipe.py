@@ -80,6 +80,10 @@ class Recipe:
     """How far the latent's dimensions are brought to equal variance before that: 0 not at all, 1 fully."""
     lift: float = 0.0
     """Constant dimension in which codebooks start, so that a code's direction also says how long a vector is; 0 for none."""
+    refit_every: int = 0
+    """Steps between new fits of all codebooks to the latents as they have become, until the cooldown; 0 for never."""
+    sensitivity: float = 0.0
+    """Power with which directions of the latent weigh in a fit by the losses' gradient there; 0: all alike, 0.5: as it is."""
     codebook_decay: float = 0.0
     """Decay per step of the running means that codebook entries are; 0: they learn by gradient, as in the official recipe."""
     restart_every: int = 20
@@ -116,6 +120,10 @@ class Recipe:
         for name in ("batch", "early_batch", "log_every", "valid_every", "valid_clips", "sample_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, need at least 1")
+        if self.refit_every < 0 or not 0 <= self.sensitivity <= 1:
+            raise UsageError(
+                f"refit_every {self.refit_every} must be 0 or more, sensitivity {self.sensitivity} in 0..1"
+            )
         if not 0 <= self.bypass <= 1:
             raise UsageError(f"bypass {self.bypass} must lie in 0..1")
         if not 0 <= self.cooldown <= 1 or not 0 <= self.ema < 1:

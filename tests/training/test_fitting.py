@@ -1,0 +1,77 @@
+"""Codebooks are fitted to latents as they are, and to what the losses feel of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from streamdac.nn.quantizer import VectorQuantizer
+from streamdac.training.codebooks import start_codebooks
+from streamdac.training.fitting import directions_felt, fit_is_due
+from streamdac.training.loop import Budget
+from streamdac.training.recipe import Recipe, load_recipe
+
+from .test_codebooks import MODEL, made
+from .test_loop import trainer
+
+
+def test_a_weighting_decides_which_directions_the_first_codebook_takes() -> None:
+    network, _ = made()
+    latents = torch.randn(4000, MODEL.latent_dim)
+    for loud in (0, 9):
+        weights = torch.full((MODEL.latent_dim,), 0.01)
+        weights[loud : loud + MODEL.codebook_dim] = 1.0
+        left = start_codebooks(network, latents, weighting=torch.diag(weights))
+        first = network.quantizer.quantizers[0]
+        assert isinstance(first, VectorQuantizer)
+        energy = first.in_proj.weight.detach().square().sum((0, 2))
+        assert float(energy[loud : loud + MODEL.codebook_dim].sum() / energy.sum()) > 0.99
+        assert left[-1] < 0.1
+        network.eval()
+        with torch.no_grad():
+            error = (network.quantizer(latents.t()[None]).z[0].t() - latents) * weights
+        assert float(error.square().sum() / (latents * weights).square().sum()) == pytest.approx(left[-1], rel=0.01)
+
+
+@pytest.mark.parametrize("power", [0.25, 0.5])
+def test_what_the_losses_feel_is_a_symmetric_weighting_of_that_power(power: float) -> None:
+    torch.manual_seed(0)
+    rows = torch.randn(500, 6) * torch.tensor([4.0, 1, 1, 1, 1, 0])
+    covariance = rows.t() @ rows / 500
+    weighting = directions_felt(covariance, power)
+    torch.testing.assert_close(weighting, weighting.t())
+    values = torch.linalg.eigvalsh(covariance)
+    wanted = (values / values.mean() + 1e-3) ** power
+    torch.testing.assert_close(torch.linalg.eigvalsh(weighting), wanted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("step", "progress", "due"), [(0, 0.0, False), (4, 0.1, False), (5, 0.1, True), (10, 0.7, True), (10, 0.71, False)]
+)
+def test_fits_come_again_until_the_cooldown(step: int, progress: float, due: bool) -> None:
+    recipe = Recipe(refit_every=5, cooldown=0.3)
+    assert fit_is_due(recipe, step, progress, quantising=True) == due
+    assert not fit_is_due(Recipe(refit_every=5, freeze="encoder"), step, 0.0, quantising=True)
+
+
+def test_a_run_that_stopped_fits_again_as_one_that_did_not(audio_folder: Path, tmp_path: Path) -> None:
+    changes = ["refit_every=4", "sensitivity=0.25", "codebook_decay=0.9"]
+    whole = trainer(audio_folder, tmp_path / "whole", *changes)
+    whole.train(Budget(max_steps=4))
+    before = [p.detach().clone() for p in whole.network.quantizer.parameters()]
+    whole.train(Budget(max_steps=6))
+    parts = trainer(audio_folder, tmp_path / "parts", *changes)
+    parts.train(Budget(max_steps=4))
+    assert all(map(torch.equal, before, parts.network.quantizer.parameters()))
+    parts.train(Budget(max_steps=6))
+    assert all(map(torch.equal, whole.network.parameters(), parts.network.parameters()))
+    after = [p.detach() for p in whole.network.quantizer.parameters()]
+    assert max(float((a - b).norm() / b.norm()) for a, b in zip(after, before, strict=True)) > 0.5
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for change in ("refit_every=-1", "sensitivity=2"):
+        with pytest.raises(Exception, match=r"refit_every -1|sensitivity 2"):
+            load_recipe("causal-24khz", [change])

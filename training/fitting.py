@@ -1,0 +1,107 @@
+"""Codebooks fitted to the latents as the encoder gives them now, in the directions that the losses feel.
+
+Projections learn far slower than the encoder moves: after 2300 steps a new fit took the held-out mel distance from 2.50 to 2.40
+at 8 codebooks and from 2.18 to 2.04 at 16, before any further training.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from streamdac.nn import DAC
+
+from . import fastnet
+from .balance import Balance
+from .codebooks import normalise_latent, start_codebooks
+from .losses import SpectralLosses
+from .processes import Processes
+from .recipe import Recipe
+
+_FRAMES_PER_ENTRY = 24  # of latents that codebooks are fitted to
+_BATCHES = 12  # that the losses' gradient is taken of
+_LEAST = 1e-3  # of the mean: no direction weighs less before the power is taken
+
+
+def fit_is_due(recipe: Recipe, step: int, progress: float, *, quantising: bool) -> bool:
+    """Whether codebooks are fitted before this step; `progress` is the share of the budget used."""
+    if not quantising:
+        return step >= recipe.quantise_from
+    again = recipe.refit_every > 0 and step > 0 and step % recipe.refit_every == 0
+    return again and recipe.freeze != "encoder" and progress <= 1 - recipe.cooldown
+
+
+def fit_codebooks(
+    network: DAC,
+    draw: Callable[[int], Tensor],
+    recipe: Recipe,
+    spectral: SpectralLosses,
+    processes: Processes,
+    dtype: torch.dtype,
+    *,
+    again: bool,
+) -> list[float]:
+    """Set every codebook and its projections; changes the scale of the latent too, and nothing else of the network.
+
+    Args:
+        network: in training mode.
+        draw: gives audio `[B, 1, T]` by number.
+        recipe: what is to be done.
+        spectral: the losses that directions are weighed by.
+        processes: all fit to the audio of all.
+        dtype: of the convolutions.
+        again: there were codebooks before.
+
+    Returns the share of the latents' (weighted) variance that is left after each codebook.
+    """
+    latents: list[Tensor] = []
+    frames = 0
+    while frames < _FRAMES_PER_ENTRY * recipe.model.codebook_size:
+        with torch.no_grad():
+            latent = fastnet.encode(network, network.preprocess(draw(len(latents))), dtype)
+        latents.append(processes.gather(latent).transpose(1, 2).flatten(0, 1))
+        frames += latents[-1].shape[0]
+    rows = normalise_latent(network, torch.cat(latents), 0.0 if again else recipe.whiten)
+    weighting = None
+    if recipe.sensitivity:
+        depths = (recipe.model.n_codebooks // 4, recipe.model.n_codebooks // 2, recipe.model.n_codebooks)
+        gradients = [
+            latent_gradients(network, draw(number), recipe, spectral, dtype, depths[number % 3] if again else 0)
+            for number in range(_BATCHES)
+        ]
+        weighting = directions_felt(processes.mean(_covariance(torch.cat(gradients))), recipe.sensitivity)
+    left = start_codebooks(network, rows, lift=recipe.lift, weighting=weighting)
+    processes.agree([p.data for p in network.parameters()])
+    return left
+
+
+def latent_gradients(
+    network: DAC, audio: Tensor, recipe: Recipe, spectral: SpectralLosses, dtype: torch.dtype, depth: int
+) -> Tensor:
+    """Balanced gradient of the spectral losses at the latent, quantised with `depth` codebooks (0: not): `[B * F, D]`."""
+    network.eval()
+    with torch.no_grad():
+        latent = fastnet.encode(network, network.preprocess(audio), dtype)
+        latent = network.quantizer(latent, depth).z if depth else latent
+    latent = latent.detach().requires_grad_()
+    estimate = fastnet.decode(network, latent, dtype)
+    samples = min(estimate.shape[-1], audio.shape[-1])
+    estimate, target = estimate[..., :samples], audio[..., :samples]
+    mel, stft = spectral(Balance(target, network.hop_length)(estimate, 1.0), target)
+    (gradient,) = torch.autograd.grad(recipe.losses.mel * mel + recipe.losses.stft * stft, latent)
+    network.train()
+    return gradient.transpose(1, 2).flatten(0, 1)
+
+
+def _covariance(rows: Tensor) -> Tensor:
+    return rows.t() @ rows / rows.shape[0]
+
+
+def directions_felt(covariance: Tensor, power: float) -> Tensor:
+    """A gradient's covariance `[D, D]` as a weighting of latents: raised to `power`, the mean direction at 1."""
+    values, vectors = torch.linalg.eigh(covariance)
+    mean = values.mean().clamp_min(1e-20)
+    weighting: Tensor = (vectors * (values / mean + _LEAST) ** power) @ vectors.t()
+    return weighting
