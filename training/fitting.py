@@ -65,10 +65,11 @@ def fit_codebooks(
         frames += latents[-1].shape[0]
     rows = normalise_latent(network, torch.cat(latents), 0.0 if again else recipe.whiten)
     weighting = None
-    if recipe.sensitivity:
-        depths = (recipe.model.n_codebooks // 4, recipe.model.n_codebooks // 2, recipe.model.n_codebooks)
+    if again and recipe.sensitivity:  # an untrained decoder says little about what is heard
+        deepest = recipe.model.n_codebooks
+        depths = (max(1, deepest // 4), max(1, deepest // 2), deepest)
         gradients = [
-            latent_gradients(network, draw(number), recipe, spectral, dtype, depths[number % 3] if again else 0)
+            latent_gradients(network, draw(number), recipe, spectral, dtype, depths[number % 3])
             for number in range(_BATCHES)
         ]
         weighting = directions_felt(processes.mean(_covariance(torch.cat(gradients))), recipe.sensitivity)
@@ -80,11 +81,10 @@ def fit_codebooks(
 def latent_gradients(
     network: DAC, audio: Tensor, recipe: Recipe, spectral: SpectralLosses, dtype: torch.dtype, depth: int
 ) -> Tensor:
-    """Balanced gradient of the spectral losses at the latent, quantised with `depth` codebooks (0: not): `[B * F, D]`."""
+    """Balanced gradient of the spectral losses at the latent, quantised with `depth` codebooks: `[B * F, D]`."""
     network.eval()
     with torch.no_grad():
-        latent = fastnet.encode(network, network.preprocess(audio), dtype)
-        latent = network.quantizer(latent, depth).z if depth else latent
+        latent = network.quantizer(fastnet.encode(network, network.preprocess(audio), dtype), depth).z
     latent = latent.detach().requires_grad_()
     estimate = fastnet.decode(network, latent, dtype)
     samples = min(estimate.shape[-1], audio.shape[-1])

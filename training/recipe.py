@@ -83,7 +83,7 @@ class Recipe:
     refit_every: int = 0
     """Steps between new fits of all codebooks to the latents as they have become, until the cooldown; 0 for never."""
     sensitivity: float = 0.0
-    """Power with which directions of the latent weigh in a fit by the losses' gradient there; 0: all alike, 0.5: as it is."""
+    """Power with which directions of the latent weigh in a new fit by the losses' gradient there; 0: all alike, 0.5: as it is."""
     codebook_decay: float = 0.0
     """Decay per step of the running means that codebook entries are; 0: they learn by gradient, as in the official recipe."""
     restart_every: int = 20
