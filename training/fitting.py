@@ -90,7 +90,7 @@ def latent_gradients(
     samples = min(estimate.shape[-1], audio.shape[-1])
     estimate, target = estimate[..., :samples], audio[..., :samples]
     mel, stft = spectral(Balance(target, network.hop_length)(estimate, 1.0), target)
-    (gradient,) = torch.autograd.grad(recipe.losses.mel * mel + recipe.losses.stft * stft, latent)
+    gradient: Tensor = torch.autograd.grad(recipe.losses.mel * mel + recipe.losses.stft * stft, latent)[0]
     network.train()
     return gradient.transpose(1, 2).flatten(0, 1)
 

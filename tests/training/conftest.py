@@ -28,6 +28,7 @@ TINY = [
     "valid_clips=1",
     "valid_seconds=0.5",
     "log_every=2",
+    "cooldown=0",
 ]
 
 
