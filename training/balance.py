@@ -7,6 +7,7 @@ EnCodec (Defossez et al. 2022, section 3.4), but for each item, and with a gain 
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -43,18 +44,24 @@ class Balance:
     """
 
     def __init__(self, target: Tensor, frame: int) -> None:
-        with torch.no_grad():
-            level = target.square().mean((1, 2)).sqrt().clamp_min(_LEAST)
-            padded = F.pad(target, (0, -target.shape[2] % frame))
-            frames = padded.unflatten(2, (-1, frame)).square().mean(3).sqrt()  # [B, 1, F]
-            quiet = _QUIET * level[:, None, None]
-            self.gain = (frames / (frames + quiet) + 1e-4).repeat_interleave(frame, 2)[..., : target.shape[2]]
-            # To learn as much from quiet items, a path that is linear in the audio wants 1 / level, a constant one no factor.
-            self.size = _UNIT / (level.sqrt() * target.shape[0])
+        self._target, self._frame = target, frame
+
+    @cached_property
+    def _shape(self) -> tuple[Tensor, Tensor]:
+        """Gain `[B, 1, T]` and size `[B]`; only where some loss has a share."""
+        target, frame = self._target.detach(), self._frame
+        level = target.square().mean((1, 2)).sqrt().clamp_min(_LEAST)
+        padded = F.pad(target, (0, -target.shape[2] % frame))
+        frames = padded.unflatten(2, (-1, frame)).square().mean(3).sqrt()  # [B, 1, F]
+        quiet = _QUIET * level[:, None, None]
+        gain = (frames / (frames + quiet) + 1e-4).repeat_interleave(frame, 2)[..., : target.shape[2]]
+        # To learn as much from quiet items, a path that is linear in the audio wants 1 / level, a constant one no factor.
+        return gain, _UNIT / (level.sqrt() * target.shape[0])
 
     def __call__(self, estimate: Tensor, share: float) -> Tensor:
         """`estimate`, for a loss whose gradient is to have `share`; 0: its own gradient, as it is."""
         if not share:
             return estimate
-        shaped: Tensor = _Shaped.apply(estimate, self.gain, share * self.size)  # type: ignore[no-untyped-call]
+        gain, size = self._shape
+        shaped: Tensor = _Shaped.apply(estimate, gain, share * size)  # type: ignore[no-untyped-call]
         return shaped

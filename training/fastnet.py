@@ -19,28 +19,18 @@ from streamdac.nn import DAC
 from streamdac.nn.layers import Conv, ConvTranspose, ResidualUnit, Snake
 from streamdac.nn.network import DecoderBlock, EncoderBlock
 
-
-def _convolve(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, dilation: int = 1) -> Tensor:
-    """x `[B, T, C_in]`, weight `[C_out, C_in, K]` -> `[B, T', C_out]`, no padding, in the type of x."""
-    from .fused import convolve
-
-    if stride == 1:
-        return convolve(x, weight, bias, dilation=dilation)
-    image = x.transpose(1, 2).unsqueeze(2)  # [B, C, 1, T], channels last without a copy
-    kernel = weight.to(x.dtype).unsqueeze(2).contiguous(memory_format=torch.channels_last)
-    y = F.conv2d(image, kernel, bias.to(x.dtype), (1, stride))
-    return y.squeeze(2).transpose(1, 2)
+from .fused import convolve, snake_pad
 
 
 def conv(x: Tensor, layer: Conv) -> Tensor:
     """`layer` on x `[B, left + T + right, C_in]`, padded already."""
     g = layer.geometry
     if g.stride == 1 or x.shape[1] % g.stride or g.kernel != 2 * g.stride:
-        return _convolve(x, layer.weight, layer.bias, stride=g.stride, dilation=g.dilation)
+        return convolve(x, layer.weight, layer.bias, stride=g.stride, dilation=g.dilation)
     batch, steps, channels = x.shape
     frames = x.reshape(batch, steps // g.stride, g.stride * channels)
     weight = layer.weight.unflatten(2, (2, g.stride)).permute(0, 3, 1, 2).flatten(1, 2)  # [C_out, stride * C_in, 2]
-    return _convolve(frames, weight, layer.bias)
+    return convolve(frames, weight, layer.bias)
 
 
 def conv_transpose(x: Tensor, layer: ConvTranspose) -> Tensor:
@@ -49,7 +39,7 @@ def conv_transpose(x: Tensor, layer: ConvTranspose) -> Tensor:
     c_in, c_out, _ = layer.weight_v.shape
     halves = layer.weight.unflatten(2, (2, g.stride)).flip(2)  # the earlier frame gives the second half of its kernel
     weight = halves.permute(3, 1, 0, 2).reshape(g.stride * c_out, c_in, 2)
-    y = _convolve(x, weight, layer.bias.repeat(g.stride))
+    y = convolve(x, weight, layer.bias.repeat(g.stride))
     y = y.reshape(y.shape[0], -1, c_out)
     if g.trim_left == 0 and g.trim_right == g.stride:
         return y
@@ -67,8 +57,6 @@ class _Stream:
         self.x, self.body = x, cast("Tensor | None", None)
 
     def snake(self, module: nn.Module, left: int, right: int) -> Tensor:
-        from .fused import snake_pad
-
         self.x, out = snake_pad(self.x, self.body, _alpha(module), left=left, right=right)
         self.body = None
         return out
@@ -131,7 +119,7 @@ def best_cpu_dtype(candidates: Iterable[torch.dtype] = (torch.bfloat16, torch.fl
         times = []
         for _ in range(5):
             start = time.perf_counter()
-            _convolve(x, weight, bias)
+            convolve(x, weight, bias)
             times.append(time.perf_counter() - start)
         taken[dtype] = min(times)
     return min(taken, key=lambda dtype: taken[dtype])
