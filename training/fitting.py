@@ -11,12 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from streamdac.nn import DAC
-
 from . import fastnet
-from .balance import Balance
 from .codebooks import normalise_latent, start_codebooks
-from .losses import SpectralLosses
+from .objective import Objective
 from .processes import Processes
 from .recipe import Recipe
 
@@ -34,33 +31,25 @@ def fit_is_due(recipe: Recipe, step: int, progress: float, *, quantising: bool) 
 
 
 def fit_codebooks(
-    network: DAC,
-    draw: Callable[[int], Tensor],
-    recipe: Recipe,
-    spectral: SpectralLosses,
-    processes: Processes,
-    dtype: torch.dtype,
-    *,
-    again: bool,
+    objective: Objective, draw: Callable[[int], Tensor], recipe: Recipe, processes: Processes, *, again: bool
 ) -> list[float]:
     """Set every codebook and its projections; changes the scale of the latent too, and nothing else of the network.
 
     Args:
-        network: in training mode.
+        objective: its network, in training mode, and the losses that directions are weighed by.
         draw: gives audio `[B, 1, T]` by number.
         recipe: what is to be done.
-        spectral: the losses that directions are weighed by.
         processes: all fit to the audio of all.
-        dtype: of the convolutions.
         again: there were codebooks before.
 
     Returns the share of the latents' (weighted) variance that is left after each codebook.
     """
+    network = objective.network
     latents: list[Tensor] = []
     frames = 0
     while frames < _FRAMES_PER_ENTRY * recipe.model.codebook_size:
         with torch.no_grad():
-            latent = fastnet.encode(network, network.preprocess(draw(len(latents))), dtype)
+            latent = fastnet.encode(network, network.preprocess(draw(len(latents))), objective.dtype)
         latents.append(processes.gather(latent).transpose(1, 2).flatten(0, 1))
         frames += latents[-1].shape[0]
     rows = normalise_latent(network, torch.cat(latents), 0.0 if again else recipe.whiten)
@@ -68,31 +57,11 @@ def fit_codebooks(
     if again and recipe.sensitivity:  # an untrained decoder says little about what is heard
         deepest = recipe.model.n_codebooks
         depths = (max(1, deepest // 4), max(1, deepest // 2), deepest)
-        gradients = [
-            latent_gradients(network, draw(number), recipe, spectral, dtype, depths[number % 3])
-            for number in range(_BATCHES)
-        ]
+        gradients = [objective.latent_gradients(draw(number), depths[number % 3]) for number in range(_BATCHES)]
         weighting = directions_felt(processes.mean(_covariance(torch.cat(gradients))), recipe.sensitivity)
     left = start_codebooks(network, rows, lift=recipe.lift, weighting=weighting)
     processes.agree([p.data for p in network.parameters()])
     return left
-
-
-def latent_gradients(
-    network: DAC, audio: Tensor, recipe: Recipe, spectral: SpectralLosses, dtype: torch.dtype, depth: int
-) -> Tensor:
-    """Balanced gradient of the spectral losses at the latent, quantised with `depth` codebooks: `[B * F, D]`."""
-    network.eval()
-    with torch.no_grad():
-        latent = network.quantizer(fastnet.encode(network, network.preprocess(audio), dtype), depth).z
-    latent = latent.detach().requires_grad_()
-    estimate = fastnet.decode(network, latent, dtype)
-    samples = min(estimate.shape[-1], audio.shape[-1])
-    estimate, target = estimate[..., :samples], audio[..., :samples]
-    mel, stft = spectral(Balance(target, network.hop_length)(estimate, 1.0), target)
-    gradient: Tensor = torch.autograd.grad(recipe.losses.mel * mel + recipe.losses.stft * stft, latent)[0]
-    network.train()
-    return gradient.transpose(1, 2).flatten(0, 1)
 
 
 def _covariance(rows: Tensor) -> Tensor:

@@ -23,7 +23,7 @@ from .data import Mix, SegmentSampler
 from .fitting import fit_codebooks, fit_is_due
 from .logs import RunLog, StepMeans
 from .objective import Objective, StepResult, check_finite
-from .optim import AveragedWeights, Clipper, Optimizers, learning_rate_scale
+from .optim import AveragedWeights, Clipper, Optimizers, hold_still, learning_rate_scale
 from .processes import Processes
 from .recipe import Recipe
 from .run_state import restore, run_state
@@ -62,9 +62,7 @@ class Trainer:
         self.network = DAC(recipe.model).to(self.device)
         if recipe.start != "plain":
             quiet_start(self.network)
-        if recipe.freeze == "encoder":
-            self.network.encoder.requires_grad_(False)
-            self.network.quantizer.requires_grad_(False)
+        hold_still(self.network, recipe)
         self.dtype = fastnet.choose_dtype(recipe.precision, self.device)
         self.adversary = Adversary(recipe, self.processes, self.dtype) if recipe.adversarial else None
         self.objective = Objective(self.network, recipe, self.dtype, self.adversary).to(self.device)
@@ -221,10 +219,8 @@ class Trainer:
     def begin_quantising(self) -> None:
         """Start the codebooks, or start them anew, on latents of audio that training does not see otherwise."""
         self._seed(self.step)
-        draw, spectral = functools.partial(self._draw_apart, step=self.step), self.objective.spectral
-        left = fit_codebooks(
-            self.network, draw, self.recipe, spectral, self.processes, self.dtype, again=self.quantising
-        )
+        draw = functools.partial(self._draw_apart, step=self.step)
+        left = fit_codebooks(self.objective, draw, self.recipe, self.processes, again=self.quantising)
         changed = [*self.network.quantizer.parameters(), *self.network.encoder.block[-1].parameters()]
         self.optimizers.forget([*changed, *self.network.decoder.model[0].parameters()])
         self.average.restart(self.network)

@@ -5,7 +5,7 @@ Values equal the official package's. Both spectral losses share their STFTs.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ from .fused import magnitude
 _BREAK_HZ = 1000.0  # Slaney's mel scale: linear below, logarithmic above
 _MEL_PER_HZ = 3 / 200
 _LOG_STEP = np.log(6.4) / 27
+_FAINT = 1e-9  # energy of a bin, per sample of its window, below which compression is linear
 
 
 def _hz_to_mel(hz: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -131,6 +132,47 @@ def _distance(estimate: Tensor, target: Tensor, settings: MelSettings | StftSett
 
 def _total(values: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(values)).sum()
+
+
+class CompressedSpectra(nn.Module):
+    """Distance of spectra whose magnitudes are compressed by a power, as loudness is, with and without their phases.
+
+    As in speech enhancement (Braun and Tashev 2021, "A consolidated view of loss functions for supervised deep learning-based
+    speech enhancement"), relative to the target's own compressed energy. Sees formants, where a log spectrum sees every gap
+    between harmonics as well, and phases, where they can be kept.
+    """
+
+    def __init__(self, windows: Sequence[int], *, power: float = 0.3, phase: float = 0.3) -> None:
+        super().__init__()
+        self.windows, self.power, self.phase = tuple(windows), power, phase
+        for window in self.windows:
+            self.register_buffer(f"hann_{window}", torch.hann_window(window), persistent=False)
+
+    def _compressed(self, x: Tensor, window: int) -> tuple[Tensor, Tensor]:
+        """Magnitudes to the power, and the complex spectrum with those: `[B, bins, frames]`, the latter with a last axis of 2."""
+        hann = self.get_buffer(f"hann_{window}")
+        spectrum = torch.view_as_real(torch.stft(x.squeeze(1), window, window // 4, window=hann, return_complex=True))
+        energy = spectrum.square().sum(-1) + _FAINT * window
+        return energy ** (self.power / 2), spectrum * (energy ** (self.power / 2 - 0.5))[..., None]
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """`[B, 1, T]`, `[B, 1, T]` -> mean over items and windows."""
+        distances = []
+        for window in self.windows:
+            magnitude_a, complex_a = self._compressed(estimate.float(), window)
+            with torch.no_grad():
+                magnitude_b, complex_b = self._compressed(target.float(), window)
+                energy = magnitude_b.square().mean((1, 2))
+            magnitudes = (magnitude_a - magnitude_b).square().mean((1, 2))
+            phases = (complex_a - complex_b).square().sum(-1).mean((1, 2))
+            distances.append((((1 - self.phase) * magnitudes + self.phase * phases) / energy).mean())
+        return torch.stack(distances).mean()
+
+
+def at_one_length(estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+    """Both `[..., T]` cut to the shorter: centred odd strides give a few samples less than they got."""
+    samples = min(estimate.shape[-1], target.shape[-1])
+    return estimate[..., :samples], target[..., :samples]
 
 
 def waveform_l1(estimate: Tensor, target: Tensor) -> Tensor:

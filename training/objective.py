@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -16,7 +17,7 @@ from streamdac.nn import DAC
 
 from . import fastnet
 from .balance import Balance
-from .losses import MelSettings, SpectralLosses, level_normalised_l1, waveform_l1
+from .losses import CompressedSpectra, MelSettings, SpectralLosses, at_one_length, level_normalised_l1, waveform_l1
 from .recipe import Recipe
 
 
@@ -56,6 +57,7 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         self.spectral = SpectralLosses(network.sample_rate, MelSettings(recipe.mel_bins, recipe.mel_windows))
+        self.compressed = CompressedSpectra(recipe.compressed_windows)
         self.weights, self.shares, self.bypass = recipe.losses, recipe.balance, recipe.bypass
         self.dtype = dtype
         self._adversary = adversary
@@ -73,21 +75,45 @@ class Objective(nn.Module):
             whole = torch.rand(len(latent), 1, 1, device=latent.device) < self.bypass if self.bypass else None
             latent = quantised.z if whole is None else torch.where(whole, latent, quantised.z)
             parts |= {"commitment": quantised.commitment_loss, "codebook": quantised.codebook_loss}
-        estimate = fastnet.decode(self.network, latent, self.dtype)
-        samples = min(estimate.shape[-1], audio.shape[-1])  # centred odd strides give a few samples less
-        estimate, target = estimate[..., :samples], audio[..., :samples]
-        shares, shaped = self.shares, Balance(target, self.network.hop_length)
-        parts["mel"], parts["stft"] = self.spectral(shaped(estimate, shares.spectral), target)
-        parts["waveform"] = level_normalised_l1(shaped(estimate, shares.waveform), target)
-        if self.weights.l1:
-            parts["l1"] = waveform_l1(estimate, target)
+        estimate, target = at_one_length(fastnet.decode(self.network, latent, self.dtype), audio)
+        balance = Balance(target, self.network.hop_length)
+        parts |= self.reconstruction(estimate, target, balance)
         figures: dict[str, Tensor] = {}
         if self._adversary is not None and self._adversary.active:
             figures = self._adversary.learn(estimate, target)
-            parts |= self._adversary.generator_losses(shaped(estimate, shares.adversarial), target)
-        total = torch.stack([getattr(self.weights, name) * loss for name, loss in parts.items()]).sum()
+            parts |= self._adversary.generator_losses(balance(estimate, self.shares.adversarial), target)
+        total = self.weighted(parts)
         detached = {name: loss.detach() for name, loss in parts.items()}
         return StepResult(total, detached | figures, estimate.detach(), codes, latents)
+
+    def reconstruction(self, estimate: Tensor, target: Tensor, balance: Balance) -> dict[str, Tensor]:
+        """Losses of the waveform before their weights, by name, with gradients of their shares; `[B, 1, T]` each."""
+        shares = self.shares
+        parts: dict[str, Tensor] = {}
+        parts["mel"], parts["stft"] = self.spectral(balance(estimate, shares.spectral), target)
+        parts["waveform"] = level_normalised_l1(balance(estimate, shares.waveform), target)
+        if self.weights.compressed:
+            parts["compressed"] = self.compressed(balance(estimate, shares.compressed), target)
+        if self.weights.l1:
+            parts["l1"] = waveform_l1(estimate, target)
+        return parts
+
+    def weighted(self, parts: Mapping[str, Tensor]) -> Tensor:
+        """Sum of losses by their weights."""
+        return torch.stack([getattr(self.weights, name) * loss for name, loss in parts.items()]).sum()
+
+    def latent_gradients(self, audio: Tensor, depth: int) -> Tensor:
+        """Gradient of the waveform's losses at the latent, quantised with `depth` codebooks: `[B * F, D]`."""
+        self.network.eval()
+        with torch.no_grad():
+            latent = fastnet.encode(self.network, self.network.preprocess(audio), self.dtype)
+            latent = self.network.quantizer(latent, depth).z
+        latent = latent.detach().requires_grad_()
+        estimate, target = at_one_length(fastnet.decode(self.network, latent, self.dtype), audio)
+        parts = self.reconstruction(estimate, target, Balance(target, self.network.hop_length))
+        gradient: Tensor = torch.autograd.grad(self.weighted(parts), latent)[0]
+        self.network.train()
+        return gradient.transpose(1, 2).flatten(0, 1)
 
 
 def check_finite(result: StepResult, norm: float, audio: Tensor, step: int, path: Path) -> None:

@@ -120,6 +120,17 @@ def shared_out(costs: Sequence[int], shares: int) -> list[int]:
     return owners
 
 
+def hold_still(network: DAC, recipe: Recipe) -> None:
+    """No gradient for what the recipe does not train."""
+    if recipe.freeze == "encoder":
+        network.encoder.requires_grad_(False)
+        network.quantizer.requires_grad_(False)
+    if recipe.projections == "fitted":
+        for name, parameter in network.quantizer.named_parameters():
+            if "_proj." in name:
+                parameter.requires_grad_(False)
+
+
 def _by_muon(name: str, parameter: Tensor) -> bool:
     """Convolutions between features; those from and to the waveform and the quantiser's go to AdamW."""
     inner = name.endswith("weight_v") and not name.startswith("quantizer")
@@ -183,7 +194,7 @@ class Optimizers:
 
 
 def learning_rate_scale(recipe: Recipe, step: int, progress: float) -> float:
-    """Factor on the peak learning rate: linear warm-up, constant, and linear to zero in the cooldown.
+    """Factor on the peak learning rate: linear warm-up, constant, falling with the root of the step, linear to zero at last.
 
     Args:
         recipe: warm-up, cooldown and decay.
@@ -191,6 +202,8 @@ def learning_rate_scale(recipe: Recipe, step: int, progress: float) -> float:
         progress: share of the budget used, 0 to 1, in steps or in time.
     """
     scale = min(1.0, (step + 1) / recipe.warmup_steps) if recipe.warmup_steps else 1.0
+    if recipe.decay_from > 0:
+        scale *= (recipe.decay_from / max(step, recipe.decay_from)) ** 0.5
     if recipe.cooldown > 0:
         scale *= min(1.0, max(0.0, 1.0 - progress) / recipe.cooldown)
     return scale * recipe.gamma**step

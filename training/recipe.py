@@ -34,6 +34,8 @@ class Recipe:
     """Of the mel loss, in samples."""
     mel_bins: tuple[int, ...] = (5, 10, 20, 40, 80, 160, 320)
     """Mel bands for each window."""
+    compressed_windows: tuple[int, ...] = (256, 1024)
+    """Of the distance of compressed spectra, in samples."""
     seed: int = 0
     steps: int = 0
     """Of the whole run, where the command line names none; 0 for no end."""
@@ -61,6 +63,8 @@ class Recipe:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     warmup_steps: int = 100
+    decay_from: int = 0
+    """Step from which the learning rate falls with the square root of the step; 0 for never."""
     cooldown: float = 0.0
     """Share of the budget at its end in which the learning rate falls to zero; 0 leaves it constant."""
     gamma: float = 1.0
@@ -86,6 +90,8 @@ class Recipe:
     """Power with which directions of the latent weigh in a new fit by the losses' gradient there; 0: all alike, 0.5: as it is."""
     codebook_decay: float = 0.0
     """Decay per step of the running means that codebook entries are; 0: they learn by gradient, as in the official recipe."""
+    projections: str = "learnt"
+    """Of the codebooks: learnt by gradient, as in the official recipe, or fitted, which only the fits above set."""
     restart_every: int = 20
     """Steps between restarts of unused codebook entries; 0 for never."""
     restart_below: float = 0.1
@@ -112,6 +118,7 @@ class Recipe:
             "start": ("plain", "random", "transform"),
             "freeze": ("", "encoder"),
             "optimizer": ("muon", "adamw"),
+            "projections": ("learnt", "fitted"),
             "precision": ("auto", "fp32", "bf16"),
         }
         for name, allowed in choices.items():

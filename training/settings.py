@@ -19,6 +19,8 @@ class LossWeights:
     codebook: float = 1.0
     scale: float = 0.0
     """Of the squared log of the latent's mean square, of a process's share of the batch: keeps it where codebooks started."""
+    compressed: float = 0.0
+    """Of the distance of compressed spectra."""
     l1: float = 0.0
     """Of the plain L1 distance."""
     generator: float = 0.0
@@ -38,11 +40,12 @@ class GradientShares:
     spectral: float = 0.0
     """Of mel and STFT loss together."""
     waveform: float = 0.0
+    compressed: float = 0.0
     adversarial: float = 0.0
     """Of the discriminators' verdicts and feature maps together."""
 
     def __post_init__(self) -> None:
-        if min(self.spectral, self.waveform, self.adversarial) < 0:
+        if min(self.spectral, self.waveform, self.compressed, self.adversarial) < 0:
             raise UsageError(f"gradient shares must be 0 or more, got {self}")
 
 

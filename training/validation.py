@@ -16,7 +16,7 @@ from streamdac.nn import DAC
 from . import fastnet
 from .data import held_out_clips
 from .logs import RunLog
-from .losses import SpectralLosses, level_normalised_l1, si_sdr
+from .losses import SpectralLosses, at_one_length, level_normalised_l1, si_sdr
 from .recipe import Recipe
 
 _SHOWN = 4  # clips in TensorBoard
@@ -67,8 +67,7 @@ def held_out_metrics(
 
 
 def _compare(estimate: Tensor, audio: Tensor, spectral: SpectralLosses, count: int) -> dict[str, float]:
-    samples = min(estimate.shape[-1], audio.shape[-1])
-    estimate, audio = estimate[..., :samples], audio[..., :samples]
+    estimate, audio = at_one_length(estimate, audio)
     mel, stft = cast("tuple[Tensor, Tensor]", spectral(estimate, audio))
     values = {
         "mel": mel,

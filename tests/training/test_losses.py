@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from streamdac.training.losses import (
+    CompressedSpectra,
     MelSettings,
     SpectralLosses,
     level_normalised_l1,
@@ -95,3 +96,27 @@ def test_a_mel_scale_can_be_restricted_to_a_band() -> None:
     assert band[:, (bins < 500) | (bins > 4000)].max() == 0
     assert full[:, bins > 8000].max() > 0
     assert math.isclose(MelSettings().log_weight, 1)
+
+
+def test_compressed_spectra_of_equal_signals_have_no_distance_and_silence_has_gradients() -> None:
+    distance = CompressedSpectra((256, 1024))
+    x = torch.randn(2, 1, 4800)
+    assert float(distance(x, x)) == 0.0
+    silence = torch.zeros(1, 1, 4800, requires_grad=True)
+    distance(silence, x[:1]).backward()
+    assert silence.grad is not None
+    assert bool(torch.isfinite(silence.grad).all())
+
+
+def test_compression_makes_a_faint_tone_count() -> None:
+    time = torch.arange(4800) / 24_000
+    loud, faint = (level * torch.sin(2 * math.pi * hz * time)[None, None] for level, hz in ((0.3, 500), (0.003, 5000)))
+    plain, compressed = (CompressedSpectra((1024,), power=power) for power in (1.0, 0.3))
+    assert float(compressed(loud, loud + faint)) > 100 * float(plain(loud, loud + faint))
+
+
+def test_a_wrong_phase_counts_by_its_share() -> None:
+    x = torch.randn(1, 1, 4800)
+    alike, apart = (CompressedSpectra((1024,), phase=phase) for phase in (0.0, 0.3))
+    assert float(alike(-x, x)) == pytest.approx(0, abs=1e-6)
+    assert float(apart(-x, x)) == pytest.approx(4 * 0.3, rel=0.02)

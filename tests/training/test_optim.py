@@ -12,11 +12,12 @@ from streamdac.training.optim import (
     Clipper,
     Muon,
     Optimizers,
+    hold_still,
     learning_rate_scale,
     orthogonalised,
     shared_out,
 )
-from streamdac.training.recipe import Recipe
+from streamdac.training.recipe import Recipe, load_recipe
 
 MODEL = ModelConfig(
     encoder_dim=4,
@@ -76,6 +77,18 @@ def test_every_parameter_has_exactly_one_optimizer_and_only_matrices_decay() -> 
             assert id(parameter) not in decayed, name
 
 
+def test_fitted_projections_have_no_gradient_and_no_optimizer() -> None:
+    network, recipe = DAC(MODEL), Recipe(model=MODEL, projections="fitted")
+    hold_still(network, recipe)
+    optimizers = Optimizers(network, recipe)
+    assert optimizers.muon is not None
+    groups = [*optimizers.adamw.param_groups, *optimizers.muon.param_groups]
+    owned = {id(p) for group in groups for p in group["params"]}
+    held = [name for name, p in network.named_parameters() if id(p) not in owned]
+    assert len(held) == 6 * MODEL.n_codebooks
+    assert all("_proj." in name for name in held)
+
+
 def test_learning_rate_warms_up_holds_and_falls_to_zero() -> None:
     recipe = Recipe(warmup_steps=10, cooldown=0.25)
     assert learning_rate_scale(recipe, 0, 0.0) == pytest.approx(0.1)
@@ -84,6 +97,11 @@ def test_learning_rate_warms_up_holds_and_falls_to_zero() -> None:
     assert learning_rate_scale(recipe, 50, 1.0) == 0
     assert learning_rate_scale(Recipe(warmup_steps=0), 50, 1.0) == 1
     assert learning_rate_scale(Recipe(warmup_steps=0, gamma=0.5), 2, 0.0) == 0.25
+
+
+def test_learning_rate_falls_with_the_root_of_the_step() -> None:
+    recipe = load_recipe("causal-24khz", ["warmup_steps=0", "decay_from=100", "cooldown=0"])
+    assert [learning_rate_scale(recipe, step, 0.0) for step in (0, 100, 400, 10_000)] == [1.0, 1.0, 0.5, 0.1]
 
 
 def test_the_clipper_follows_the_running_norm() -> None:
