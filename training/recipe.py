@@ -137,6 +137,10 @@ class Recipe:
             raise UsageError(f"cooldown {self.cooldown} must lie in 0..1 and ema {self.ema} in 0..1")
         if not self.mel_windows or len(self.mel_windows) != len(self.mel_bins):
             raise UsageError(f"mel_windows {self.mel_windows} need as many mel_bins, got {self.mel_bins}")
+        if not self.compressed_windows or any(not 4 <= w <= 2048 or w % 4 for w in self.compressed_windows):
+            raise UsageError(f"compressed_windows {self.compressed_windows} must be multiples of 4 from 4 to 2048")
+        if self.decay_from < 0:
+            raise UsageError(f"decay_from is {self.decay_from}, need 0 or more")
         if min(self.segment_seconds, self.early_segment_seconds) * self.model.sample_rate < 2048:
             raise UsageError("segments must be at least 2048 samples long: the widest window of the mel loss")
 

@@ -45,6 +45,10 @@ def test_settings_change_by_key_and_value() -> None:
         ("discriminator.channels=0", "channels 0"),
         ("mel_windows=[512]", "as many mel_bins"),
         ("freeze=decoder", "freeze"),
+        ("projections=held", "projections"),
+        ("compressed_windows=[]", "compressed_windows"),
+        ("compressed_windows=[4096]", "compressed_windows"),
+        ("decay_from=-1", "decay_from"),
     ],
 )
 def test_a_wrong_change_is_refused_by_name(change: str, said: str) -> None:
