@@ -21,7 +21,8 @@ from .levels import Rows
 from .models import find_model
 from .nn.network import DAC
 from .plan import Plan, build_plan
-from .streaming import Depths, StreamDecoder, StreamEncoder, check_depths
+from .stream_rows import Depths, check_depths
+from .streaming import StreamDecoder, StreamEncoder
 from .torch_executor import TorchExecutor
 from .weights import load_weights
 

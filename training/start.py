@@ -2,12 +2,12 @@
 
 From random weights the mel loss is first met by noise of the right colour, and the waveform is hardly learnt for thousands
 of steps. The transform start writes a linear path into otherwise random weights: the strided convolutions move the samples
-of a hop into channels, the last layer keeps their leading principal components, and the decoder goes the same way back.
+of a hop into channels (where these are fewer, their leading principal components), the last layer keeps the leading components
+of a hop, and the decoder goes the same way back.
 """
 
 from __future__ import annotations
 
-import math
 from typing import cast
 
 import torch
@@ -44,85 +44,90 @@ def _damp(units: list[object]) -> None:
         cast(Conv, cast(ResidualUnit, unit).block[3]).weight_g.mul_(_BRANCH)
 
 
-def _sample_order(rates: tuple[int, ...]) -> list[int]:
-    """Which sample of a hop each channel holds after all strides."""
-    order, step = [0], 1
-    for rate in rates:
-        order = [sample + step * j for sample in order for j in range(rate)]
-        step *= rate
-    return order
+def _leading(audio: Tensor, length: int, count: int) -> tuple[Tensor, float]:
+    """Leading principal components `[length, count]` of blocks of `audio` `[1, 1, T]`, and the share of energy they hold."""
+    blocks = audio.flatten().unfold(0, length, length)
+    variances, basis = torch.linalg.eigh(blocks.t() @ blocks / blocks.shape[0])
+    return basis.flip(1)[:, :count], float(variances[-count:].sum() / variances.sum())
+
+
+def _bases(audio: Tensor, rates: tuple[int, ...], channels: list[int]) -> list[Tensor]:
+    """What the channels of each stage hold of its block of samples, as columns: all samples, or leading components.
+
+    Args:
+        audio: `[1, 1, T]`, where components are needed.
+        rates: strides from the waveform inwards.
+        channels: of the stage before the first stride, and after each.
+    """
+    bases, length = [torch.eye(1)], 1
+    for rate, have in zip(rates, channels[1:], strict=True):
+        length *= rate
+        bases.append(torch.eye(length) if length <= have else _leading(audio, length, have)[0])
+    return bases
 
 
 @torch.no_grad()
 def transform_start(network: DAC, audio: Tensor) -> float:
     """Write a block transform into a causal network; its principal components are those of `audio` `[B, 1, T]`.
 
-    Returns the share of energy that the kept components hold.
+    Returns the share of energy that the latent's components hold.
 
     Raises:
-        UsageError: the network is not causal, or has too few channels for the samples of a hop.
+        UsageError: the network is not causal.
     """
     config = network.config
-    encoder_channels = [config.encoder_dim << stage for stage in range(len(config.encoder_rates) + 1)]
-    decoder_channels = [config.decoder_dim >> stage for stage in range(len(config.decoder_rates) + 1)]
-    needed = [math.prod(config.encoder_rates[:stage]) for stage in range(len(config.encoder_rates) + 1)]
-    back = [math.prod(config.decoder_rates[stage:]) for stage in range(len(config.decoder_rates) + 1)]
-    have, want = encoder_channels + decoder_channels, needed + back
-    if not config.causal or any(h < w for h, w in zip(have, want, strict=True)):
-        raise UsageError(f"a transform start needs a causal network with channels {want}, this one has {have}")
-    hops = audio.flatten().unfold(0, config.hop_length, config.hop_length)
-    variances, basis = torch.linalg.eigh(hops.t() @ hops / hops.shape[0])
-    kept = min(config.latent_dim, config.hop_length)
-    basis = basis.flip(1)[:, :kept]
-    _encoder_path(network, basis)
-    _decoder_path(network, basis)
-    return float(variances[-kept:].sum() / variances.sum())
+    if not config.causal:
+        raise UsageError("a transform start needs a causal network, this one looks ahead")
+    latent, share = _leading(audio, config.hop_length, min(config.latent_dim, config.hop_length))
+    channels = [config.encoder_dim << stage for stage in range(len(config.encoder_rates) + 1)]
+    _encoder_path(network, _bases(audio, config.encoder_rates, channels), latent)
+    channels = [config.decoder_dim >> stage for stage in range(len(config.decoder_rates) + 1)][::-1]
+    _decoder_path(network, _bases(audio, config.decoder_rates[::-1], channels)[::-1], latent)
+    return share
 
 
-def _encoder_path(network: DAC, basis: Tensor) -> None:
-    config = network.config
+def _split(wide: Tensor, narrow: Tensor) -> Tensor:
+    """How blocks that `wide` `[r * L, W]` describes are made of r blocks that `narrow` `[L, N]` does: `[W, N, r]`."""
+    parts = wide.unflatten(0, (-1, narrow.shape[0]))
+    return torch.einsum("jlw,ln->wnj", parts, narrow)
+
+
+def _encoder_path(network: DAC, bases: list[Tensor], latent: Tensor) -> None:
     first, *blocks, snake, last = network.encoder.block
     weight = cast(Conv, first).weight.clone()
     weight[0] = 0
     weight[0, 0, -1] = 1
     _set(cast(Conv, first), weight)
-    used = 1
-    for block, rate in zip(blocks, config.encoder_rates, strict=True):
+    for block, narrow, wide in zip(blocks, bases, bases[1:], strict=False):
         *units, snake_down, down = cast(EncoderBlock, block).block
         _damp(list(units))
-        _linear(snake_down, used)
+        _linear(snake_down, narrow.shape[1])
         weight = cast(Conv, down).weight.clone()
-        weight[: used * rate] = 0
-        for channel in range(used):
-            for j in range(rate):
-                weight[channel * rate + j, channel, rate + j] = 1
+        weight[: wide.shape[1]] = 0
+        weight[: wide.shape[1], : narrow.shape[1], -(wide.shape[0] // narrow.shape[0]) :] = _split(wide, narrow)
         _set(cast(Conv, down), weight)
-        used *= rate
+    used = bases[-1].shape[1]
     _linear(snake, used)
     weight = 0.1 * cast(Conv, last).weight
-    weight[: basis.shape[1]] = 0
-    weight[: basis.shape[1], :used, -1] = basis[_sample_order(config.encoder_rates)].t()
+    weight[: latent.shape[1]] = 0
+    weight[: latent.shape[1], :used, -1] = latent.t() @ bases[-1]
     _set(cast(Conv, last), weight)
 
 
-def _decoder_path(network: DAC, basis: Tensor) -> None:
-    config = network.config
+def _decoder_path(network: DAC, bases: list[Tensor], latent: Tensor) -> None:
     first, *blocks, snake, last, _tanh = network.decoder.model
-    used = config.hop_length
+    used = bases[0].shape[1]
     weight = cast(Conv, first).weight.clone()
     weight[:used] = 0
-    weight[:used, : basis.shape[1], -1] = basis[_sample_order(config.decoder_rates[::-1])]
+    weight[:used, : latent.shape[1], -1] = bases[0].t() @ latent
     _set(cast(Conv, first), weight)
-    for block, rate in zip(blocks, config.decoder_rates, strict=True):
+    for block, wide, narrow in zip(blocks, bases, bases[1:], strict=False):
         snake_up, up, *units = cast(DecoderBlock, block).block
         _damp(list(units))
-        _linear(snake_up, used)
-        used //= rate
+        _linear(snake_up, wide.shape[1])
         weight = cast(ConvTranspose, up).weight.clone()
-        weight[:, :used] = 0
-        for channel in range(used):
-            for j in range(rate):
-                weight[channel * rate + j, channel, j] = 1
+        weight[:, : narrow.shape[1]] = 0
+        weight[: wide.shape[1], : narrow.shape[1], : wide.shape[0] // narrow.shape[0]] = _split(wide, narrow)
         _set(cast(ConvTranspose, up), weight)
     _linear(snake, 1)
     weight = cast(Conv, last).weight.clone()

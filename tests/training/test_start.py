@@ -22,9 +22,10 @@ def model(**changes: object) -> DAC:
     return DAC(ModelConfig(**{**values, "n_codebooks": 1, **changes}))  # type: ignore[arg-type]
 
 
-def test_a_transform_start_passes_the_waveform_on() -> None:
+@pytest.mark.parametrize("widths", [(8, 48), (2, 48), (8, 24), (2, 10)])  # too narrow for all the samples of a hop
+def test_a_transform_start_passes_the_waveform_on(widths: tuple[int, int]) -> None:
     torch.manual_seed(0)
-    network, audio = model(), low_noise(24_000)
+    network, audio = model(encoder_dim=widths[0], decoder_dim=widths[1]), low_noise(24_000)
     quiet_start(network)
     with torch.no_grad():
         before = si_sdr(network.decoder(network.encoder(audio)), audio).item()
@@ -46,7 +47,6 @@ def test_every_parameter_still_gets_a_gradient() -> None:
             assert float(parameter.grad.abs().max()) > 0, name
 
 
-@pytest.mark.parametrize("changes", [{"padding": CENTRED}, {"encoder_dim": 2}, {"decoder_dim": 4}])
-def test_a_network_that_cannot_hold_a_hop_is_refused(changes: dict[str, object]) -> None:
+def test_a_network_that_looks_ahead_is_refused() -> None:
     with pytest.raises(UsageError, match="transform start"):
-        transform_start(model(**changes), low_noise(2400))
+        transform_start(model(padding=CENTRED), low_noise(2400))
