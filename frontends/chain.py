@@ -19,8 +19,9 @@ from streamdac.protocols.packets import make_packet, packet_codes
 from streamdac.protocols.stream import StreamWriter
 from streamdac.protocols.wire import decode, encode
 
-from .coding import HopDecoder, HopEncoder, stream_header
+from .coding import stream_header
 from .figures import Histogram, Meter
+from .hops import HopDecoder, HopEncoder
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec

@@ -1,79 +1,21 @@
-"""Audio to a stream of packets and back: resampling, hops, rows, concealment. No I/O: blocks and bytes in and out."""
+"""Audio to a stream of packets and back. No I/O: blocks and bytes in and out."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from streamdac.convert import Converter
-from streamdac.errors import BadDataError, ModelMismatchError, UsageError
+from streamdac.errors import BadDataError, ModelMismatchError
 from streamdac.protocols.messages import VERSION, Header
 from streamdac.protocols.stream import Codes, Damage, Ended, Event, Gap, HeaderEvent, StreamReader, StreamWriter
 
+from .hops import Block, HopDecoder, HopEncoder
+
 if TYPE_CHECKING:
     from streamdac.codec import Codec
-
-Block = npt.NDArray[np.float32]  # [T, C]
-CodeArray = npt.NDArray[np.int64]  # [K, C, F]
-
-MAX_CHANNELS = 32
-_REPEATS = 3  # frames that a gap repeats before it turns to silence: 40 ms, about one phone
-_GAP_FRAMES = 64  # decoded at once, so that a long gap takes no memory
-
-
-class HopEncoder:
-    """Blocks of any length at any rate to codes `[K, C, F]`; each channel is a row."""
-
-    def __init__(
-        self,
-        codec: Codec,
-        *,
-        sample_rate: int,
-        channels: int,
-        n_codebooks: int | None = None,
-        quality: str = "HQ",
-    ) -> None:
-        if not 1 <= channels <= MAX_CHANNELS:
-            raise UsageError(f"{channels} channels, need 1 to {MAX_CHANNELS}")
-        self.codec, self.channels = codec, channels
-        self.encoder = codec.encoder(batch=channels, n_codebooks=n_codebooks)
-        self._converter = Converter(sample_rate, codec.sample_rate, channels, quality=quality)
-        self._held: Block = np.zeros((0, channels), np.float32)
-
-    @property
-    def taken(self) -> int:
-        """Samples so far, at the source's rate."""
-        return self._converter.taken
-
-    def push(self, block: Block) -> CodeArray:
-        """Codes of the frames now complete."""
-        return self._encode(self._converter.push(block))
-
-    def flush(self) -> CodeArray:
-        """Codes of the rest; the last hop is filled up with zeros."""
-        first = self._encode(self._converter.flush())
-        rest = self._held
-        self._held = rest[:0]
-        if len(rest):
-            padded = np.zeros((self.codec.hop_length, self.channels), np.float32)
-            padded[: len(rest)] = rest
-            first = np.concatenate([first, self._push(padded)], axis=2)
-        return np.concatenate([first, self.encoder.flush().transpose(1, 0, 2)], axis=2)
-
-    def _encode(self, block: Block) -> CodeArray:
-        if len(self._held):
-            block = np.concatenate([self._held, block])
-        whole = len(block) // self.codec.hop_length * self.codec.hop_length
-        self._held = block[whole:]
-        return self._push(block[:whole])
-
-    def _push(self, block: Block) -> CodeArray:
-        codes: CodeArray = self.encoder.push(np.ascontiguousarray(block.T[:, None]))
-        return codes.transpose(1, 0, 2)
 
 
 class StreamEncoding:
@@ -142,52 +84,6 @@ def _renamed(header: Header, name: str) -> Header:
     from dataclasses import replace
 
     return replace(header, model=name[:64])
-
-
-class HopDecoder:
-    """Codes `[K, C, F]` to audio `[T, C]` at the model's rate, with gaps concealed in the code domain."""
-
-    def __init__(self, codec: Codec, *, channels: int) -> None:
-        self.codec, self.channels = codec, channels
-        self.decoder = codec.decoder(batch=channels)
-        self._last: CodeArray | None = None
-
-    def push(self, codes: CodeArray) -> Block:
-        """The audio now complete."""
-        if codes.shape[2]:
-            self._last = codes[:, :, -1:]
-        return self._blocks(self.decoder.push(np.ascontiguousarray(codes.transpose(1, 0, 2))))
-
-    def conceal(self, frames: int) -> Iterator[Block]:
-        """Audio for `frames` lost frames: the last one repeated a few times, then the codes of silence."""
-        if self._last is not None and frames:
-            repeats = min(frames, _REPEATS)
-            yield self._blocks(self.decoder.push(self._rows(np.repeat(self._last, repeats, axis=2))))
-            frames -= repeats
-            self._last = None
-        while frames > 0:
-            count = min(frames, _GAP_FRAMES)
-            yield self._blocks(self.decoder.push(self._rows(np.repeat(self._silence, count, axis=2))))
-            frames -= count
-
-    def flush(self) -> Block:
-        """The rest."""
-        return self._blocks(self.decoder.flush())
-
-    @cached_property
-    def _silence(self) -> CodeArray:
-        """One frame of silence, once the encoder has settled."""
-        # Far from both edges: the encoder of the default model sees 52 frames.
-        codes: CodeArray = self.codec.encode(np.zeros(128 * self.codec.hop_length, np.float32))
-        return np.repeat(codes.transpose(1, 0, 2)[:, :, 64:65], self.channels, axis=1)
-
-    @staticmethod
-    def _rows(codes: CodeArray) -> CodeArray:
-        return np.ascontiguousarray(codes.transpose(1, 0, 2))
-
-    @staticmethod
-    def _blocks(audio: Block) -> Block:
-        return audio[:, 0].T
 
 
 class StreamDecoding:

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from streamdac.codec import Codec
     from streamdac.frontend import Sink
 
-    from .coding import Block, StreamDecoding
+    from .coding import StreamDecoding
+    from .hops import Block
 
 STREAM = ".sdac"
 _READ = 1 << 14  # bytes

@@ -14,7 +14,7 @@ from streamdac.errors import UsageError
 from streamdac.protocols.messages import Layout
 from streamdac.protocols.simulate import Outcome, source_frames
 
-from .coding import Block, CodeArray, HopEncoder
+from .hops import Block, CodeArray, HopEncoder
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec

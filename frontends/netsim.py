@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from streamdac.protocols.netsim import Network
     from streamdac.protocols.simulate import Outcome, Setup
 
-    from .coding import Block
     from .heard import Material
+    from .hops import Block
 
 _COLUMNS = {
     "loss": ("loss %", "{:g}"),

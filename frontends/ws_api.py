@@ -15,7 +15,7 @@ import numpy.typing as npt
 from streamdac.errors import UsageError
 from streamdac.protocols.messages import Role
 
-from .coding import HopEncoder
+from .hops import HopEncoder
 from .ws_client import Target, Wishes, with_room
 from .ws_heard import Heard
 from .ws_peer import Peer

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from streamdac.errors import UsageError
 
-from .coding import HopEncoder
+from .hops import HopEncoder
 from .varirate import VariableResampler
 from .ws_worker import Worker
 

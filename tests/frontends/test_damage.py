@@ -170,7 +170,7 @@ def test_no_damage_raises_anything_but_bad_data(codec: Codec, stream: bytes, dat
 
 def test_a_lost_packet_is_bridged_by_the_last_frame_and_then_silence(codec: Codec) -> None:
     """A long gap takes no more memory or time than its audio, and ends in what silence sounds like."""
-    from streamdac.frontends.coding import HopDecoder
+    from streamdac.frontends.hops import HopDecoder
 
     silence = codec.encode(np.zeros(200 * HOP, np.float32))[0, :, 100:101]
     quiet = codec.decode(np.repeat(silence, 50, axis=1))[0, 0]
