@@ -35,20 +35,35 @@ class _Shaped(torch.autograd.Function):
         return shaped * (size / norm)[:, None, None], None, None
 
 
+class _Gained(torch.autograd.Function):
+    """The same tensor, whose gradient is multiplied by `gain` `[B, 1, T]`."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, gain: Tensor) -> Tensor:
+        ctx.save_for_backward(gain)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (gain,) = ctx.saved_tensors
+        return grad * gain, None
+
+
 class Balance:
     """How the gradients for a batch of estimates of `target` `[B, 1, T]` are shaped.
 
     Args:
         target: the original audio.
         frame: samples over which the level is taken for the gain.
+        quiet: power of that gain for losses without a share; 0 leaves their gradients as they are.
     """
 
-    def __init__(self, target: Tensor, frame: int) -> None:
-        self._target, self._frame = target, frame
+    def __init__(self, target: Tensor, frame: int, quiet: float = 0.0) -> None:
+        self._target, self._frame, self._quiet = target, frame, quiet
 
     @cached_property
     def _shape(self) -> tuple[Tensor, Tensor]:
-        """Gain `[B, 1, T]` and size `[B]`; only where some loss has a share."""
+        """Gain `[B, 1, T]` and size `[B]`; only where some loss needs them."""
         target, frame = self._target.detach(), self._frame
         level = target.square().mean((1, 2)).sqrt().clamp_min(_LEAST)
         padded = F.pad(target, (0, -target.shape[2] % frame))
@@ -59,9 +74,12 @@ class Balance:
         return gain, _UNIT / (level.sqrt() * target.shape[0])
 
     def __call__(self, estimate: Tensor, share: float) -> Tensor:
-        """`estimate`, for a loss whose gradient is to have `share`; 0: its own gradient, as it is."""
-        if not share:
+        """`estimate`, for a loss whose gradient is to have `share`; 0: its own, as it is or with less from quiet frames."""
+        if not share and not self._quiet:
             return estimate
         gain, size = self._shape
+        if not share:
+            gained: Tensor = _Gained.apply(estimate, gain**self._quiet)  # type: ignore[no-untyped-call]
+            return gained
         shaped: Tensor = _Shaped.apply(estimate, gain, share * size)  # type: ignore[no-untyped-call]
         return shaped

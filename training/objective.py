@@ -76,7 +76,7 @@ class Objective(nn.Module):
             latent = quantised.z if whole is None else torch.where(whole, latent, quantised.z)
             parts |= {"commitment": quantised.commitment_loss, "codebook": quantised.codebook_loss}
         estimate, target = at_one_length(fastnet.decode(self.network, latent, self.dtype), audio)
-        balance = Balance(target, self.network.hop_length)
+        balance = self._balance(target)
         parts |= self.reconstruction(estimate, target, balance)
         figures: dict[str, Tensor] = {}
         if self._adversary is not None and self._adversary.active:
@@ -85,6 +85,9 @@ class Objective(nn.Module):
         total = self.weighted(parts)
         detached = {name: loss.detach() for name, loss in parts.items()}
         return StepResult(total, detached | figures, estimate.detach(), codes, latents)
+
+    def _balance(self, target: Tensor) -> Balance:
+        return Balance(target, self.network.hop_length, self.shares.quiet)
 
     def reconstruction(self, estimate: Tensor, target: Tensor, balance: Balance) -> dict[str, Tensor]:
         """Losses of the waveform before their weights, by name, with gradients of their shares; `[B, 1, T]` each."""
@@ -110,7 +113,7 @@ class Objective(nn.Module):
             latent = self.network.quantizer(latent, depth).z
         latent = latent.detach().requires_grad_()
         estimate, target = at_one_length(fastnet.decode(self.network, latent, self.dtype), audio)
-        parts = self.reconstruction(estimate, target, Balance(target, self.network.hop_length))
+        parts = self.reconstruction(estimate, target, self._balance(target))
         gradient: Tensor = torch.autograd.grad(self.weighted(parts), latent)[0]
         self.network.train()
         return gradient.transpose(1, 2).flatten(0, 1)

@@ -43,9 +43,11 @@ class GradientShares:
     compressed: float = 0.0
     adversarial: float = 0.0
     """Of the discriminators' verdicts and feature maps together."""
+    quiet: float = 0.0
+    """For losses whose share is 0: power of a gain that takes frames far below their segment's level out of the gradient."""
 
     def __post_init__(self) -> None:
-        if min(self.spectral, self.waveform, self.compressed, self.adversarial) < 0:
+        if min(self.spectral, self.waveform, self.compressed, self.adversarial, self.quiet) < 0:
             raise UsageError(f"gradient shares must be 0 or more, got {self}")
 
 

@@ -19,10 +19,10 @@ def speechlike() -> torch.Tensor:
     return noise * torch.tensor([0.3, 0.01])[:, None, None]
 
 
-def gradient(target: torch.Tensor, share: float) -> torch.Tensor:
+def gradient(target: torch.Tensor, share: float, quiet: float = 0.0) -> torch.Tensor:
     torch.manual_seed(1)
     estimate = (target * 0.8 + 1e-6 * torch.randn_like(target)).requires_grad_()
-    mel, stft = SpectralLosses(RATE)(Balance(target, FRAME)(estimate, share), target)
+    mel, stft = SpectralLosses(RATE)(Balance(target, FRAME, quiet)(estimate, share), target)
     (15 * mel + stft).backward()
     assert estimate.grad is not None
     return estimate.grad
@@ -41,6 +41,13 @@ def test_silence_no_longer_has_most_of_the_gradient() -> None:
     for share, low, high in ((0.0, 0.9, 1.0), (1.0, 0.0, 0.2)):
         energy = gradient(target, share).square().unflatten(2, (3, -1)).sum((0, 1, 3))
         assert low <= float(energy[1] / energy.sum()) <= high
+
+
+def test_quiet_frames_lose_their_gradient_without_a_share_too_and_loud_ones_keep_theirs() -> None:
+    target = speechlike()
+    whole, gained = (gradient(target, 0.0, quiet).unflatten(2, (3, -1)) for quiet in (0.0, 1.0))
+    assert float(gained[:, :, 1].norm() / whole[:, :, 1].norm()) < 0.02
+    torch.testing.assert_close(gained[:, :, 2], whole[:, :, 2], rtol=0.05, atol=0.0)
 
 
 def test_without_a_share_the_gradient_is_the_losses_own() -> None:
