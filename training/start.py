@@ -45,7 +45,7 @@ def _damp(units: list[object]) -> None:
 
 
 def _leading(audio: Tensor, length: int, count: int) -> tuple[Tensor, float]:
-    """Leading principal components `[length, count]` of blocks of `audio` `[1, 1, T]`, and the share of energy they hold."""
+    """Leading principal components `[length, count]` of blocks of `audio` `[B, 1, T]`, and the share of energy they hold."""
     blocks = audio.flatten().unfold(0, length, length)
     variances, basis = torch.linalg.eigh(blocks.t() @ blocks / blocks.shape[0])
     return basis.flip(1)[:, :count], float(variances[-count:].sum() / variances.sum())
@@ -55,14 +55,15 @@ def _bases(audio: Tensor, rates: tuple[int, ...], channels: list[int]) -> list[T
     """What the channels of each stage hold of its block of samples, as columns: all samples, or leading components.
 
     Args:
-        audio: `[1, 1, T]`, where components are needed.
+        audio: `[B, 1, T]`, where components are needed.
         rates: strides from the waveform inwards.
         channels: of the stage before the first stride, and after each.
     """
-    bases, length = [torch.eye(1)], 1
+    bases, length = [torch.eye(1, device=audio.device)], 1
     for rate, have in zip(rates, channels[1:], strict=True):
         length *= rate
-        bases.append(torch.eye(length) if length <= have else _leading(audio, length, have)[0])
+        whole = length <= have
+        bases.append(torch.eye(length, device=audio.device) if whole else _leading(audio, length, have)[0])
     return bases
 
 
