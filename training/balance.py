@@ -20,10 +20,10 @@ _UNIT = 36.0  # leaves the other losses' weights their meaning: about what mel x
 
 
 class _Shaped(torch.autograd.Function):
-    """The same tensor, whose gradient is multiplied by `gain` `[B, 1, T]` and then has the norm `size` `[B]` per item."""
+    """The same tensor; its gradient is multiplied by `gain` `[B, 1, T]` and then, if given, gets norm `size` `[B]` per item."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor, size: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, gain: Tensor, size: Tensor | None) -> Tensor:
         ctx.save_for_backward(gain, size)
         return x.view_as(x)
 
@@ -31,22 +31,10 @@ class _Shaped(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         gain, size = ctx.saved_tensors
         shaped = grad * gain
+        if size is None:
+            return shaped, None, None
         norm = shaped.flatten(1).norm(dim=1).clamp_min(1e-20)
         return shaped * (size / norm)[:, None, None], None, None
-
-
-class _Gained(torch.autograd.Function):
-    """The same tensor, whose gradient is multiplied by `gain` `[B, 1, T]`."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, gain: Tensor) -> Tensor:
-        ctx.save_for_backward(gain)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
-        (gain,) = ctx.saved_tensors
-        return grad * gain, None
 
 
 class Balance:
@@ -78,8 +66,6 @@ class Balance:
         if not share and not self._quiet:
             return estimate
         gain, size = self._shape
-        if not share:
-            gained: Tensor = _Gained.apply(estimate, gain**self._quiet)  # type: ignore[no-untyped-call]
-            return gained
-        shaped: Tensor = _Shaped.apply(estimate, gain, share * size)  # type: ignore[no-untyped-call]
+        how = (gain, share * size) if share else (gain**self._quiet, None)
+        shaped: Tensor = _Shaped.apply(estimate, *how)  # type: ignore[no-untyped-call]
         return shaped
