@@ -47,6 +47,10 @@ class ModelConfig:
     decoder_dim: int = 384
     """Channels after the decoder's first convolution; they halve at every stride."""
     decoder_rates: tuple[int, ...] = (2, 4, 5, 8)
+    encoder_widths: tuple[int, ...] = ()
+    """Channels after the first convolution and after each stride, where they do not double from `encoder_dim`."""
+    decoder_widths: tuple[int, ...] = ()
+    """The same from the latent outwards, where they do not halve from `decoder_dim`."""
     n_codebooks: int = 16
     codebook_size: int = 1024
     codebook_dim: int = 8
@@ -68,12 +72,33 @@ class ModelConfig:
             raise UsageError(
                 f"encoder hop {math.prod(self.encoder_rates)} != decoder hop {math.prod(self.decoder_rates)}"
             )
-        if self.decoder_dim >> len(self.decoder_rates) < 1:
+        if not self.decoder_widths and self.decoder_dim >> len(self.decoder_rates) < 1:
             raise UsageError(f"decoder_dim {self.decoder_dim} cannot be halved {len(self.decoder_rates)} times")
+        self._check_widths()
         if not 0.0 <= self.quantizer_dropout <= 1.0:
             raise UsageError(f"quantizer_dropout is {self.quantizer_dropout!r}, need 0 to 1")
         if self.padding not in PADDINGS:
             raise UsageError(f"padding is {self.padding!r}, need one of {', '.join(PADDINGS)}")
+
+    def _check_widths(self) -> None:
+        most = _LIMITS["decoder_dim"][1]
+        for name, rates in (("encoder_widths", self.encoder_rates), ("decoder_widths", self.decoder_rates)):
+            widths = getattr(self, name)
+            good = type(widths) is tuple and all(type(width) is int and 1 <= width <= most for width in widths)
+            if not good or len(widths) not in (0, len(rates) + 1):
+                raise UsageError(f"{name} is {widths!r}, need {len(rates) + 1} integers from 1 to {most}, or none")
+
+    @property
+    def encoder_channels(self) -> tuple[int, ...]:
+        """After the first convolution, and after each stride."""
+        doubled = (self.encoder_dim << stage for stage in range(len(self.encoder_rates) + 1))
+        return self.encoder_widths or tuple(doubled)
+
+    @property
+    def decoder_channels(self) -> tuple[int, ...]:
+        """After the first convolution, and after each transposed one."""
+        halved = (self.decoder_dim >> stage for stage in range(len(self.decoder_rates) + 1))
+        return self.decoder_widths or tuple(halved)
 
     @property
     def hop_length(self) -> int:
@@ -100,9 +125,11 @@ class ModelConfig:
         return self.frame_rate * self.bits_per_code * (self.n_codebooks if n_codebooks is None else n_codebooks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for JSON and weights metadata."""
+        """Plain types only, for JSON and weights metadata; widths only where there are some."""
         return {
-            key: list(value) if isinstance(value, tuple) else value for key, value in dataclasses.asdict(self).items()
+            key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(self).items()
+            if value != ()
         }
 
 
@@ -122,8 +149,8 @@ def config_from_mapping(values: Mapping[str, Any], *, default_padding: str = CEN
     official = {"encoder_dim": 64, "encoder_rates": (2, 4, 8, 8), "decoder_dim": 1536, "decoder_rates": (8, 8, 4, 2)}
     official |= {"n_codebooks": 9, "sample_rate": 44_100}
     merged: dict[str, Any] = {**official, "padding": default_padding, "quantizer_dropout": 0.0, **values}
-    for key in ("encoder_rates", "decoder_rates"):
-        if isinstance(merged[key], list):
+    for key in ("encoder_rates", "decoder_rates", "encoder_widths", "decoder_widths"):
+        if isinstance(merged.get(key), list):
             merged[key] = tuple(merged[key])
     merged["quantizer_dropout"] = float(merged["quantizer_dropout"])
     if merged.get("latent_dim") is None:

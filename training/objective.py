@@ -17,6 +17,7 @@ from streamdac.nn import DAC
 
 from . import fastnet
 from .balance import Balance
+from .hearing import Envelopes, Loudness
 from .losses import CompressedSpectra, MelSettings, SpectralLosses, at_one_length, level_normalised_l1, waveform_l1
 from .recipe import Recipe
 
@@ -58,6 +59,7 @@ class Objective(nn.Module):
         self.network = network
         self.spectral = SpectralLosses(network.sample_rate, MelSettings(recipe.mel_bins, recipe.mel_windows))
         self.compressed = CompressedSpectra(recipe.compressed_windows)
+        self.loudness, self.envelopes = Loudness(network.sample_rate), Envelopes(network.sample_rate)
         self.weights, self.shares, self.bypass = recipe.losses, recipe.balance, recipe.bypass
         self.dtype = dtype
         self._adversary = adversary
@@ -95,8 +97,9 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
         parts["mel"], parts["stft"] = self.spectral(balance(estimate, shares.spectral), target)
         parts["waveform"] = level_normalised_l1(balance(estimate, shares.waveform), target)
-        if self.weights.compressed:
-            parts["compressed"] = self.compressed(balance(estimate, shares.compressed), target)
+        for name in ("compressed", "loudness", "envelopes"):
+            if getattr(self.weights, name):
+                parts[name] = getattr(self, name)(balance(estimate, getattr(shares, name)), target)
         if self.weights.l1:
             parts["l1"] = waveform_l1(estimate, target)
         return parts

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from streamdac.errors import UsageError
 
@@ -21,6 +21,10 @@ class LossWeights:
     """Of the squared log of the latent's mean square, of a process's share of the batch: keeps it where codebooks started."""
     compressed: float = 0.0
     """Of the distance of compressed spectra."""
+    loudness: float = 0.0
+    """Of the distance of loudness patterns."""
+    envelopes: float = 0.0
+    """Of what the envelopes' correlation lacks."""
     l1: float = 0.0
     """Of the plain L1 distance."""
     generator: float = 0.0
@@ -41,13 +45,15 @@ class GradientShares:
     """Of mel and STFT loss together."""
     waveform: float = 0.0
     compressed: float = 0.0
+    loudness: float = 0.0
+    envelopes: float = 0.0
     adversarial: float = 0.0
     """Of the discriminators' verdicts and feature maps together."""
     quiet: float = 0.0
     """For losses whose share is 0: power of a gain that takes frames far below their segment's level out of the gradient."""
 
     def __post_init__(self) -> None:
-        if min(self.spectral, self.waveform, self.compressed, self.adversarial, self.quiet) < 0:
+        if min(astuple(self)) < 0:
             raise UsageError(f"gradient shares must be 0 or more, got {self}")
 
 

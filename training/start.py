@@ -51,7 +51,7 @@ def _leading(audio: Tensor, length: int, count: int) -> tuple[Tensor, float]:
     return basis.flip(1)[:, :count], float(variances[-count:].sum() / variances.sum())
 
 
-def _bases(audio: Tensor, rates: tuple[int, ...], channels: list[int]) -> list[Tensor]:
+def _bases(audio: Tensor, rates: tuple[int, ...], channels: tuple[int, ...]) -> list[Tensor]:
     """What the channels of each stage hold of its block of samples, as columns: all samples, or leading components.
 
     Args:
@@ -80,10 +80,8 @@ def transform_start(network: DAC, audio: Tensor) -> float:
     if not config.causal:
         raise UsageError("a transform start needs a causal network, this one looks ahead")
     latent, share = _leading(audio, config.hop_length, min(config.latent_dim, config.hop_length))
-    channels = [config.encoder_dim << stage for stage in range(len(config.encoder_rates) + 1)]
-    _encoder_path(network, _bases(audio, config.encoder_rates, channels), latent)
-    channels = [config.decoder_dim >> stage for stage in range(len(config.decoder_rates) + 1)][::-1]
-    _decoder_path(network, _bases(audio, config.decoder_rates[::-1], channels)[::-1], latent)
+    _encoder_path(network, _bases(audio, config.encoder_rates, config.encoder_channels), latent)
+    _decoder_path(network, _bases(audio, config.decoder_rates[::-1], config.decoder_channels[::-1])[::-1], latent)
     return share
 
 

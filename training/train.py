@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -14,6 +15,9 @@ if TYPE_CHECKING:
     from .loop import Trainer
     from .processes import Processes
     from .recipe import Recipe
+
+
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt
 
 
 @click.command("train")
@@ -65,6 +69,7 @@ def train_command(
     if threads is not None:
         torch.set_num_threads(threads)
     processes = join_processes(device)
+    _keep_freed_memory()
     run.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(recipe, data, run, processes=processes)
     _continue(trainer, run, resume, branch, init)
@@ -80,6 +85,16 @@ def train_command(
         if log is not None:
             log.say(f"stopped at step {trainer.step}, {trainer.audio_seconds / 3600:.2f} hours of audio seen")
             log.close()
+
+
+def _keep_freed_memory() -> None:
+    """Have glibc keep what is freed for the next step: fresh pages for every activation cost 8 % of the time."""
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:
+        for option, value in ((_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, 2**31 - 1), (_M_TOP_PAD, 64 << 20)):
+            mallopt(option, value)
 
 
 def _continue(trainer: Trainer, run: Path, resume: str, branch: Path | None, init: Path | None) -> None:

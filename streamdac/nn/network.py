@@ -16,14 +16,14 @@ DILATIONS = (1, 3, 9)
 
 
 class EncoderBlock(nn.Module):
-    """Three residual units, then a strided convolution that doubles the channels: `[B, C, T]` -> `[B, 2C, T / stride]`."""
+    """Three residual units, then a strided convolution (officially to 2 C channels): `[B, C, T]` -> `[B, C', T / stride]`."""
 
-    def __init__(self, channels: int, stride: int, *, causal: bool) -> None:
+    def __init__(self, channels: int, c_out: int, stride: int, *, causal: bool) -> None:
         super().__init__()
         self.block = nn.Sequential(
             *(ResidualUnit(channels, dilation, causal=causal) for dilation in DILATIONS),
             Snake(channels),
-            Conv(channels, 2 * channels, conv_geometry(2 * stride, stride=stride, causal=causal)),
+            Conv(channels, c_out, conv_geometry(2 * stride, stride=stride, causal=causal)),
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -37,12 +37,11 @@ class Encoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        causal, channels = config.causal, config.encoder_dim
-        layers: list[nn.Module] = [Conv(1, channels, conv_geometry(7, causal=causal))]
-        for stride in config.encoder_rates:
-            layers.append(EncoderBlock(channels, stride, causal=causal))
-            channels *= 2
-        layers += [Snake(channels), Conv(channels, config.latent_dim, conv_geometry(3, causal=causal))]
+        causal, channels = config.causal, config.encoder_channels
+        layers: list[nn.Module] = [Conv(1, channels[0], conv_geometry(7, causal=causal))]
+        for stride, c_in, c_out in zip(config.encoder_rates, channels, channels[1:], strict=False):
+            layers.append(EncoderBlock(c_in, c_out, stride, causal=causal))
+        layers += [Snake(channels[-1]), Conv(channels[-1], config.latent_dim, conv_geometry(3, causal=causal))]
         self.block = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -52,7 +51,7 @@ class Encoder(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    """A transposed convolution that halves the channels, then three residual units: `[B, C, T]` -> `[B, C / 2, T * stride]`."""
+    """A transposed convolution (officially to C / 2 channels), three residual units: `[B, C, T]` -> `[B, C', T * stride]`."""
 
     def __init__(self, c_in: int, c_out: int, stride: int, *, causal: bool) -> None:
         super().__init__()
@@ -73,12 +72,11 @@ class Decoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        causal, channels = config.causal, config.decoder_dim
-        layers: list[nn.Module] = [Conv(config.latent_dim, channels, conv_geometry(7, causal=causal))]
-        for stage, stride in enumerate(config.decoder_rates):
-            channels = config.decoder_dim >> (stage + 1)
-            layers.append(DecoderBlock(config.decoder_dim >> stage, channels, stride, causal=causal))
-        layers += [Snake(channels), Conv(channels, 1, conv_geometry(7, causal=causal)), nn.Tanh()]
+        causal, channels = config.causal, config.decoder_channels
+        layers: list[nn.Module] = [Conv(config.latent_dim, channels[0], conv_geometry(7, causal=causal))]
+        for stride, c_in, c_out in zip(config.decoder_rates, channels, channels[1:], strict=False):
+            layers.append(DecoderBlock(c_in, c_out, stride, causal=causal))
+        layers += [Snake(channels[-1]), Conv(channels[-1], 1, conv_geometry(7, causal=causal)), nn.Tanh()]
         self.model = nn.Sequential(*layers)
 
     def forward(self, x: Tensor) -> Tensor:

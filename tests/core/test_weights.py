@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import zipfile
@@ -97,3 +98,27 @@ def test_presets_are_found_by_name() -> None:
     assert preset(DEFAULT).causal
     with pytest.raises(UsageError, match="no preset 'dac-8khz'; there are causal-24khz, dac-44khz"):
         preset("dac-8khz")
+
+
+def test_widths_of_their_own_are_kept_in_the_file(tmp_path: Path) -> None:
+    made = network("causal-widths")
+    save_weights(tmp_path / "w.safetensors", Weights(made.config, made.state_dict()), dtype=torch.float32)
+    loaded = load_weights(tmp_path / "w.safetensors")
+    assert loaded.config == GEOMETRIES["causal-widths"]
+    assert "encoder_widths" not in GEOMETRIES["causal"].to_dict()
+    audio = torch.randn(1, 1, 10 * made.hop_length)
+    assert torch.equal(loaded.network().encode(audio).codes, made.encode(audio).codes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"encoder_widths": (4, 8)}, "encoder_widths is .4, 8., need 5 integers from 1 to 8192"),
+        ({"decoder_widths": (8, 8, 8, 8, 0)}, "decoder_widths is .8, 8, 8, 8, 0., need 5 integers"),
+        ({"decoder_widths": [8, 8, 8, 8, 8]}, "decoder_widths is .8, 8, 8, 8, 8., need 5 integers"),
+        ({"encoder_widths": (8, 8, 8, 8, 9000)}, "encoder_widths is .8, 8, 8, 8, 9000., need 5 integers"),
+    ],
+)
+def test_widths_that_fit_no_network_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        dataclasses.replace(preset(DEFAULT), **changes)

@@ -41,9 +41,17 @@ every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES)
 def configs(padding: str = CAUSAL) -> st.SearchStrategy[ModelConfig]:
     """Odd widths, odd strides, odd codebooks."""
     rates = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)
+    widths = st.none() | st.lists(st.integers(1, 40), min_size=4, max_size=4).map(tuple)
+
+    def made(rates: tuple[int, ...], widths: tuple[int, ...] | None, **rest: Any) -> ModelConfig:
+        mine = () if widths is None else widths[: len(rates) + 1]
+        both = {"encoder_widths": mine, "decoder_widths": mine[::-1]}
+        return ModelConfig(encoder_rates=rates, decoder_rates=rates[::-1], padding=padding, **both, **rest)
+
     return st.builds(
-        lambda rates, **rest: ModelConfig(encoder_rates=rates, decoder_rates=rates[::-1], padding=padding, **rest),
+        made,
         rates,
+        widths,
         encoder_dim=st.integers(1, 20),
         decoder_dim=st.integers(8, 70),
         latent_dim=st.integers(1, 40),

@@ -28,7 +28,7 @@ def network(padding: str, rates: tuple[int, ...]) -> DAC:
 
 
 @pytest.mark.parametrize("padding", [CAUSAL, CENTRED])
-@pytest.mark.parametrize("rates", [(2, 4), (5, 2), (3,)])
+@pytest.mark.parametrize("rates", [(2, 4), (5, 2), (3,), (4, 1)])
 def test_fast_forward_and_gradients_equal_the_plain_ones(padding: str, rates: tuple[int, ...]) -> None:
     net = network(padding, rates)
     audio = 0.1 * torch.randn(2, 1, 40 * net.hop_length)

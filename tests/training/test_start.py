@@ -36,6 +36,17 @@ def test_a_transform_start_passes_the_waveform_on(widths: tuple[int, int]) -> No
     assert after > 10
 
 
+def test_a_transform_start_takes_widths_of_their_own_and_strides_of_one() -> None:
+    torch.manual_seed(0)
+    network = model(
+        encoder_rates=(4, 3, 1), encoder_widths=(4, 16, 24, 16), decoder_rates=(1, 3, 4), decoder_widths=(16, 24, 8, 4)
+    )
+    audio = low_noise(24_000)
+    transform_start(network, audio)
+    with torch.no_grad():
+        assert si_sdr(network.decoder(network.encoder(audio)), audio).item() > 10
+
+
 def test_every_parameter_still_gets_a_gradient() -> None:
     torch.manual_seed(0)
     network, audio = model(), low_noise(2400)
