@@ -237,7 +237,7 @@ class Trainer:
         if self.recipe.start != "transform":
             return
         audio = [self.processes.gather(self._draw_apart(-1 - number, 0)) for number in range(16)]
-        share = transform_start(self.network, torch.cat(audio))
+        share = transform_start(self.network, torch.cat(audio), self.recipe.start_whiten)
         self.processes.agree([p.data for p in self.network.parameters()])
         self.average.restart(self.network)
         if self.log is not None:

@@ -53,6 +53,8 @@ class Recipe:
     start: str = "transform"
     """plain (PyTorch's weights, as officially), random (quiet at first), or transform: a causal network that begins as a
     block transform codec."""
+    start_whiten: float = 0.0
+    """How far a transform start brings all frequencies to one size inside the network: 0 not at all, 1 fully."""
     freeze: str = ""
     """encoder: only the decoder is trained, so that streams made before stay decodable; empty for nothing."""
     optimizer: str = "muon"
@@ -131,8 +133,8 @@ class Recipe:
             raise UsageError(
                 f"refit_every {self.refit_every} must be 0 or more, sensitivity {self.sensitivity} in 0..1"
             )
-        if not 0 <= self.bypass <= 1:
-            raise UsageError(f"bypass {self.bypass} must lie in 0..1")
+        if not 0 <= self.bypass <= 1 or not 0 <= self.start_whiten <= 1:
+            raise UsageError(f"bypass {self.bypass} and start_whiten {self.start_whiten} must lie in 0..1")
         if not 0 <= self.cooldown <= 1 or not 0 <= self.ema < 1:
             raise UsageError(f"cooldown {self.cooldown} must lie in 0..1 and ema {self.ema} in 0..1")
         if not self.mel_windows or len(self.mel_windows) != len(self.mel_bins):

@@ -47,10 +47,26 @@ def test_a_transform_start_takes_widths_of_their_own_and_strides_of_one() -> Non
         assert si_sdr(network.decoder(network.encoder(audio)), audio).item() > 10
 
 
-def test_every_parameter_still_gets_a_gradient() -> None:
+def test_a_whitened_start_passes_the_same_waveform_with_all_frequencies_at_one_size() -> None:
+    audio, spreads = low_noise(24_000), []
+    for whiten in (0.0, 0.7):
+        torch.manual_seed(0)
+        network = model(encoder_dim=24)
+        quiet_start(network)
+        transform_start(network, audio, whiten)
+        with torch.no_grad():
+            assert si_sdr(network.decoder(network.encoder(audio)), audio).item() > 10
+            channels = network.encoder.block[:3](audio)[0, :12].std(1)  # after both strides: the block's components
+        spreads.append(float(channels.max() / channels.min()))
+    assert spreads[1] < spreads[0] ** 0.5
+
+
+@pytest.mark.parametrize("widths", [(8, 48), (8, 96)])  # the latter wider than all the latent can fill
+@pytest.mark.parametrize("whiten", [0.0, 0.7])
+def test_every_parameter_still_gets_a_gradient(widths: tuple[int, int], whiten: float) -> None:
     torch.manual_seed(0)
-    network, audio = model(), low_noise(2400)
-    transform_start(network, audio)
+    network, audio = model(encoder_dim=widths[0], decoder_dim=widths[1], latent_dim=6), low_noise(2400)
+    transform_start(network, audio, whiten)
     (network.decoder(network.encoder(audio)) - audio).square().sum().backward()
     for name, parameter in network.named_parameters():
         if not name.startswith("quantizer"):
@@ -61,3 +77,13 @@ def test_every_parameter_still_gets_a_gradient() -> None:
 def test_a_network_that_looks_ahead_is_refused() -> None:
     with pytest.raises(UsageError, match="transform start"):
         transform_start(model(padding=CENTRED), low_noise(2400))
+
+
+def test_no_direction_of_a_started_weight_is_short() -> None:
+    """The gradient of a direction grows with the inverse of its length."""
+    torch.manual_seed(0)
+    network = model(decoder_widths=(10, 24, 12), latent_dim=6)
+    transform_start(network, low_noise(24_000))
+    for name, parameter in network.named_parameters():
+        if name.endswith("weight_v"):
+            assert float(parameter.detach().flatten(1).norm(dim=1).min()) > 0.05, name
