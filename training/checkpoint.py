@@ -132,9 +132,10 @@ def load_initial(network: DAC, path: Path) -> None:
         weights = load_weights(path)
         config, tensors = weights.config, dict(weights.tensors)
     mine, theirs = network.config.to_dict(), config.to_dict()
-    other = [key for key in mine if mine[key] != theirs[key] and key not in _MAY_DIFFER]
+    keys = sorted({*mine, *theirs} - {*_MAY_DIFFER})
+    other = [key for key in keys if mine.get(key) != theirs.get(key)]
     if other or mine["n_codebooks"] > theirs["n_codebooks"]:
-        differs = ", ".join(f"{key} {theirs[key]} against {mine[key]}" for key in [*other, "n_codebooks"])
+        differs = ", ".join(f"{key} {theirs.get(key)} against {mine.get(key)}" for key in [*other, "n_codebooks"])
         raise UsageError(f"{path} is of another model: {differs} (it may have more codebooks and another padding)")
     wanted = network.state_dict()
     if missing := sorted(set(wanted) - set(tensors)):

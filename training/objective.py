@@ -17,6 +17,7 @@ from streamdac.nn import DAC
 
 from . import fastnet
 from .balance import Balance
+from .guide import Guide
 from .hearing import Envelopes, Loudness
 from .losses import CompressedSpectra, MelSettings, SpectralLosses, at_one_length, level_normalised_l1, waveform_l1
 from .recipe import Recipe
@@ -60,13 +61,17 @@ class Objective(nn.Module):
         self.spectral = SpectralLosses(network.sample_rate, MelSettings(recipe.mel_bins, recipe.mel_windows))
         self.compressed = CompressedSpectra(recipe.compressed_windows)
         self.loudness, self.envelopes = Loudness(network.sample_rate), Envelopes(network.sample_rate)
+        self.guide: Guide | None = None
+        if recipe.losses.guide:
+            self.guide = Guide(network.sample_rate, network.hop_length, recipe.model.latent_dim)
         self.weights, self.shares, self.bypass = recipe.losses, recipe.balance, recipe.bypass
         self.dtype = dtype
         self._adversary = adversary
 
     def forward(self, audio: Tensor, quantise: bool) -> StepResult:
         """audio float32 `[B, 1, T]`, of any length."""
-        latent = fastnet.encode(self.network, self.network.preprocess(audio), self.dtype)
+        padded = self.network.preprocess(audio)
+        latent = fastnet.encode(self.network, padded, self.dtype)
         parts: dict[str, Tensor] = {}
         codes = latents = None
         if quantise:
@@ -77,6 +82,8 @@ class Objective(nn.Module):
             whole = torch.rand(len(latent), 1, 1, device=latent.device) < self.bypass if self.bypass else None
             latent = quantised.z if whole is None else torch.where(whole, latent, quantised.z)
             parts |= {"commitment": quantised.commitment_loss, "codebook": quantised.codebook_loss}
+            if self.guide is not None:
+                parts["guide"] = self.guide(quantised.z, padded)
         estimate, target = at_one_length(fastnet.decode(self.network, latent, self.dtype), audio)
         balance = self._balance(target)
         parts |= self.reconstruction(estimate, target, balance)

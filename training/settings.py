@@ -25,6 +25,8 @@ class LossWeights:
     """Of the distance of loudness patterns."""
     envelopes: float = 0.0
     """Of what the envelopes' correlation lacks."""
+    guide: float = 0.0
+    """Of the distance of band levels read off the quantised latent; with 0 nothing reads them."""
     l1: float = 0.0
     """Of the plain L1 distance."""
     generator: float = 0.0
