@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +22,8 @@ _ASYMMETRY, _LEAST_RATIO, _MOST_RATIO = (
 _ASYMMETRIC = 0.309  # weight of what is added, relative to the disturbance (0.0309 / 0.1 in ITU-T P.862, 10.2.12)
 _RATIO_OFFSET = 5.0  # energies relative to the threshold, so that what is hardly heard does not count as added
 _WORST = 3.0  # power of the mean over frames: the worst count more
+_UNHEARD = 1e-4  # energy of a band, relative to the mean of an item's, that is as good as none
+_DIGITAL_SILENCE = 1e-9
 _SILENT_DB = -40.0  # frames this far below the loudest carry no speech (Jensen and Taal 2016)
 
 
@@ -99,6 +102,43 @@ class Loudness(nn.Module):
             added = torch.where(ratio < _LEAST_RATIO, 0.0, ratio.clamp_max(_MOST_RATIO))
         frames = (difference.square().mean(2) + 1e-8).sqrt() + _ASYMMETRIC * (difference * added).mean(2)
         return (((frames**_WORST).mean(1) ** (1 / _WORST)) / level).mean()
+
+
+class Levels(nn.Module):
+    """Difference of levels in critical bands, in bels, over times in which the chance of single bins evens out.
+
+    A spectrogram's bins have one degree of freedom: where its fine structure is not coded they differ by 6 dB however well
+    the level is met, and a level that is off by 3 dB hardly adds to that. Cells count by their loudness.
+    """
+
+    def __init__(self, sample_rate: int, *, seconds: Sequence[float] = (0.027, 0.054), band_width: float = 1.0) -> None:
+        super().__init__()
+        self.windows = [4 * round(sample_rate * length / 4) for length in seconds]
+        for window in self.windows:
+            hann = torch.hann_window(window)
+            filters, _ = bark_filters(sample_rate, window, band_width)
+            self.register_buffer(f"hann_{window}", hann, persistent=False)
+            scale = 2 / (window * hann.square().sum())
+            self.register_buffer(f"filters_{window}", torch.from_numpy(filters).t() * scale, persistent=False)
+
+    def _energies(self, x: Tensor, window: int) -> Tensor:
+        """`[B, 1, T]` -> `[B, frames, bands]`."""
+        hann = self.get_buffer(f"hann_{window}")
+        spectrum = torch.stft(x.float().squeeze(1), window, window // 2, window=hann, return_complex=True)
+        return torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2) @ self.get_buffer(f"filters_{window}")
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """`[B, 1, T]`, `[B, 1, T]` -> mean over items and windows."""
+        distances = []
+        for window in self.windows:
+            with torch.no_grad():
+                wanted = self._energies(target, window)
+                floor = _UNHEARD * wanted.mean((1, 2), keepdim=True) + _DIGITAL_SILENCE
+                weight = (wanted + floor) ** (_ZWICKER / 2)
+                weight = weight / weight.sum((1, 2), keepdim=True)
+            difference = ((self._energies(estimate, window) + floor) / (wanted + floor)).log10().abs()
+            distances.append((difference * weight).sum((1, 2)).mean())
+        return torch.stack(distances).mean()
 
 
 class Envelopes(nn.Module):

@@ -18,7 +18,7 @@ from streamdac.nn import DAC
 from . import fastnet
 from .balance import Balance
 from .guide import Guide
-from .hearing import Envelopes, Loudness
+from .hearing import Envelopes, Levels, Loudness
 from .losses import CompressedSpectra, MelSettings, SpectralLosses, at_one_length, level_normalised_l1, waveform_l1
 from .recipe import Recipe
 
@@ -60,7 +60,8 @@ class Objective(nn.Module):
         self.network = network
         self.spectral = SpectralLosses(network.sample_rate, MelSettings(recipe.mel_bins, recipe.mel_windows))
         self.compressed = CompressedSpectra(recipe.compressed_windows)
-        self.loudness, self.envelopes = Loudness(network.sample_rate), Envelopes(network.sample_rate)
+        rate = network.sample_rate
+        self.loudness, self.levels, self.envelopes = Loudness(rate), Levels(rate), Envelopes(rate)
         self.guide: Guide | None = None
         if recipe.losses.guide:
             self.guide = Guide(network.sample_rate, network.hop_length, recipe.model.latent_dim)
@@ -104,7 +105,7 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
         parts["mel"], parts["stft"] = self.spectral(balance(estimate, shares.spectral), target)
         parts["waveform"] = level_normalised_l1(balance(estimate, shares.waveform), target)
-        for name in ("compressed", "loudness", "envelopes"):
+        for name in ("compressed", "loudness", "levels", "envelopes"):
             if getattr(self.weights, name):
                 parts[name] = getattr(self, name)(balance(estimate, getattr(shares, name)), target)
         if self.weights.l1:

@@ -23,6 +23,8 @@ class LossWeights:
     """Of the distance of compressed spectra."""
     loudness: float = 0.0
     """Of the distance of loudness patterns."""
+    levels: float = 0.0
+    """Of the difference of levels in critical bands."""
     envelopes: float = 0.0
     """Of what the envelopes' correlation lacks."""
     guide: float = 0.0
@@ -48,6 +50,7 @@ class GradientShares:
     waveform: float = 0.0
     compressed: float = 0.0
     loudness: float = 0.0
+    levels: float = 0.0
     envelopes: float = 0.0
     adversarial: float = 0.0
     """Of the discriminators' verdicts and feature maps together."""

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamdac.training.hearing import Envelopes, Loudness, bark_filters
+from streamdac.training.hearing import Envelopes, Levels, Loudness, bark_filters
 
 RATE = 24_000
 
@@ -35,7 +35,7 @@ def noisy(x: Tensor, snr_db: float) -> Tensor:
     return x + noise * x.square().mean((1, 2), keepdim=True).sqrt() * 10 ** (-snr_db / 20)
 
 
-@pytest.mark.parametrize("loss", [Loudness(RATE), Envelopes(RATE)], ids=["loudness", "envelopes"])
+@pytest.mark.parametrize("loss", [Loudness(RATE), Levels(RATE), Envelopes(RATE)], ids=["loudness", "levels", "envelopes"])
 def test_zero_for_equal_signals_and_growing_with_noise(loss: torch.nn.Module) -> None:
     x = voiced()
     distances = [float(loss(noisy(x, snr), x)) for snr in (40.0, 25.0, 10.0, 0.0)]
@@ -44,7 +44,7 @@ def test_zero_for_equal_signals_and_growing_with_noise(loss: torch.nn.Module) ->
     assert distances[-1] > 5 * distances[0]
 
 
-@pytest.mark.parametrize("loss", [Loudness(RATE), Envelopes(RATE)], ids=["loudness", "envelopes"])
+@pytest.mark.parametrize("loss", [Loudness(RATE), Levels(RATE), Envelopes(RATE)], ids=["loudness", "levels", "envelopes"])
 @pytest.mark.parametrize(("estimate", "target"), [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0)])
 def test_silence_gives_finite_gradients(loss: torch.nn.Module, estimate: float, target: float) -> None:
     y = (estimate * voiced()).requires_grad_()
@@ -90,3 +90,15 @@ def test_envelopes_follow_estoi() -> None:
         y = noisy(x, snr)
         wanted = pystoi.stoi(x[0, 0].numpy(), y[0, 0].numpy(), RATE, extended=True)
         assert 1 - float(loss(y, x)) == pytest.approx(wanted, abs=0.08)
+
+
+def test_a_gain_of_ten_decibels_is_a_bel() -> None:
+    x, loss = voiced(), Levels(RATE)
+    assert float(loss(10**0.5 * x, x)) == pytest.approx(1, abs=0.1)
+
+
+def test_noise_of_the_right_level_is_near() -> None:
+    """Other noise of the same spectrum: every bin differs, no level does."""
+    first, second = (torch.randn(4, 1, 9600, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    assert float(Levels(RATE)(first, second)) < 0.2
+    assert float(Levels(RATE)(0.5 * first, second)) > 0.4
