@@ -66,8 +66,7 @@ class Trainer:
         self.dtype = fastnet.choose_dtype(recipe.precision, self.device)
         self.adversary = Adversary(recipe, self.processes, self.dtype) if recipe.adversarial else None
         self.objective = Objective(self.network, recipe, self.dtype, self.adversary).to(self.device)
-        beside = [] if self.objective.guide is None else list(self.objective.guide.parameters())
-        self.optimizers = Optimizers(self.network, recipe, self.dtype, self.processes, beside=beside)
+        self.optimizers = Optimizers(self.network, recipe, self.dtype, self.processes)
         self.average = AveragedWeights(self.network, recipe.ema)
         self.clipper = Clipper(recipe.clip, recipe.clip_norm)
         self.use = CodebookUse(recipe.model.n_codebooks, recipe.model.codebook_size)

@@ -17,8 +17,7 @@ from streamdac.nn import DAC
 
 from . import fastnet
 from .balance import Balance
-from .guide import Guide
-from .hearing import Envelopes, Levels, Loudness
+from .hearing import Envelopes
 from .losses import CompressedSpectra, MelSettings, SpectralLosses, at_one_length, level_normalised_l1, waveform_l1
 from .recipe import Recipe
 
@@ -60,19 +59,14 @@ class Objective(nn.Module):
         self.network = network
         self.spectral = SpectralLosses(network.sample_rate, MelSettings(recipe.mel_bins, recipe.mel_windows))
         self.compressed = CompressedSpectra(recipe.compressed_windows)
-        rate = network.sample_rate
-        self.loudness, self.levels, self.envelopes = Loudness(rate), Levels(rate), Envelopes(rate)
-        self.guide: Guide | None = None
-        if recipe.losses.guide:
-            self.guide = Guide(network.sample_rate, network.hop_length, recipe.model.latent_dim)
+        self.envelopes = Envelopes(network.sample_rate)
         self.weights, self.shares, self.bypass = recipe.losses, recipe.balance, recipe.bypass
         self.dtype = dtype
         self._adversary = adversary
 
     def forward(self, audio: Tensor, quantise: bool) -> StepResult:
         """audio float32 `[B, 1, T]`, of any length."""
-        padded = self.network.preprocess(audio)
-        latent = fastnet.encode(self.network, padded, self.dtype)
+        latent = fastnet.encode(self.network, self.network.preprocess(audio), self.dtype)
         parts: dict[str, Tensor] = {}
         codes = latents = None
         if quantise:
@@ -83,8 +77,6 @@ class Objective(nn.Module):
             whole = torch.rand(len(latent), 1, 1, device=latent.device) < self.bypass if self.bypass else None
             latent = quantised.z if whole is None else torch.where(whole, latent, quantised.z)
             parts |= {"commitment": quantised.commitment_loss, "codebook": quantised.codebook_loss}
-            if self.guide is not None:
-                parts["guide"] = self.guide(quantised.z, padded)
         estimate, target = at_one_length(fastnet.decode(self.network, latent, self.dtype), audio)
         balance = self._balance(target)
         parts |= self.reconstruction(estimate, target, balance)
@@ -105,7 +97,7 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
         parts["mel"], parts["stft"] = self.spectral(balance(estimate, shares.spectral), target)
         parts["waveform"] = level_normalised_l1(balance(estimate, shares.waveform), target)
-        for name in ("compressed", "loudness", "levels", "envelopes"):
+        for name in ("compressed", "envelopes"):
             if getattr(self.weights, name):
                 parts[name] = getattr(self, name)(balance(estimate, getattr(shares, name)), target)
         if self.weights.l1:

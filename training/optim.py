@@ -138,16 +138,10 @@ def _by_muon(name: str, parameter: Tensor) -> bool:
 
 
 class Optimizers:
-    """All the optimisers of a recipe, stepped and saved as one; `beside` are parameters that are not the network's."""
+    """All the optimisers of a recipe, stepped and saved as one."""
 
     def __init__(
-        self,
-        network: DAC,
-        recipe: Recipe,
-        dtype: torch.dtype = torch.float32,
-        processes: Processes | None = None,
-        *,
-        beside: Iterable[nn.Parameter] = (),
+        self, network: DAC, recipe: Recipe, dtype: torch.dtype = torch.float32, processes: Processes | None = None
     ) -> None:
         named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
         muon = [p for name, p in named if recipe.optimizer == "muon" and _by_muon(name, p)]
@@ -157,27 +151,23 @@ class Optimizers:
         decayed = [p for name, p in rest if name.endswith(("weight_v", "codebook.weight"))]
         free = [p for name, p in rest if not name.endswith(("weight_v", "codebook.weight"))]
         groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
-        self._lr, self._muon_lr = recipe.lr, recipe.muon_lr
         self.adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas)
         self.muon = Muon(muon, recipe.muon_lr, dtype=dtype, processes=processes) if muon else None
-        others = list(beside)
-        self.beside = torch.optim.AdamW(others, lr=recipe.lr, betas=recipe.betas, weight_decay=0.0) if others else None
+        self._peaks = [recipe.lr, recipe.muon_lr]
 
-    def _all(self) -> list[tuple[torch.optim.Optimizer, float]]:
-        """Each with its peak learning rate."""
-        made = [(self.adamw, self._lr), (self.muon, self._muon_lr), (self.beside, self._lr)]
-        return [(optimizer, peak) for optimizer, peak in made if optimizer is not None]
+    def _all(self) -> list[torch.optim.Optimizer]:
+        return [self.adamw] + ([self.muon] if self.muon is not None else [])
 
     def step(self, scale: float) -> None:
         """One update with every learning rate at `scale` times its peak."""
-        for optimizer, peak in self._all():
+        for optimizer, peak in zip(self._all(), self._peaks, strict=False):
             for group in optimizer.param_groups:
                 group["lr"] = peak * scale
             optimizer.step()
 
     def zero_grad(self) -> None:
         """Drop the gradients."""
-        for optimizer, _ in self._all():
+        for optimizer in self._all():
             optimizer.zero_grad(set_to_none=True)
 
     def forget_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
@@ -189,21 +179,18 @@ class Optimizers:
     def forget(self, parameters: Iterable[nn.Parameter]) -> None:
         """Clear all averages of parameters that were set anew."""
         for parameter in parameters:
-            for optimizer, _ in self._all():
+            for optimizer in self._all():
                 optimizer.state.pop(parameter, None)
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        muon, beside = (None if o is None else o.state_dict() for o in (self.muon, self.beside))
-        return {"adamw": self.adamw.state_dict(), "muon": muon, "beside": beside}
+        return {"adamw": self.adamw.state_dict(), "muon": None if self.muon is None else self.muon.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self.adamw.load_state_dict(state["adamw"])
         if self.muon is not None:
             self.muon.load_state_dict(state["muon"])
-        if self.beside is not None and state.get("beside") is not None:
-            self.beside.load_state_dict(state["beside"])
 
 
 def learning_rate_scale(recipe: Recipe, step: int, progress: float) -> float:

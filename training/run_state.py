@@ -26,7 +26,6 @@ def run_state(run: Trainer) -> dict[str, Any]:
         "origin": list(run.origin),
         "quantising": run.quantising,
         "best": run.best,
-        "guide": None if run.objective.guide is None else run.objective.guide.state_dict(),
         "adversary": None if run.adversary is None else run.adversary.state_dict(),
     }
 
@@ -57,8 +56,6 @@ def restore(run: Trainer, state: dict[str, Any], *, branch: bool) -> None:
     run.origin = (run.step, run.elapsed) if branch else (int(state["origin"][0]), float(state["origin"][1]))
     run.quantising = state["quantising"]
     run.best = state.get("best", float("inf"))
-    if run.objective.guide is not None and state.get("guide") is not None:
-        run.objective.guide.load_state_dict(state["guide"])
     if run.adversary is not None and state.get("adversary") is not None:
         try:
             run.adversary.load_state_dict(state["adversary"])

@@ -21,14 +21,8 @@ class LossWeights:
     """Of the squared log of the latent's mean square, of a process's share of the batch: keeps it where codebooks started."""
     compressed: float = 0.0
     """Of the distance of compressed spectra."""
-    loudness: float = 0.0
-    """Of the distance of loudness patterns."""
-    levels: float = 0.0
-    """Of the difference of levels in critical bands."""
     envelopes: float = 0.0
     """Of what the envelopes' correlation lacks."""
-    guide: float = 0.0
-    """Of the distance of band levels read off the quantised latent; with 0 nothing reads them."""
     l1: float = 0.0
     """Of the plain L1 distance."""
     generator: float = 0.0
@@ -49,8 +43,6 @@ class GradientShares:
     """Of mel and STFT loss together."""
     waveform: float = 0.0
     compressed: float = 0.0
-    loudness: float = 0.0
-    levels: float = 0.0
     envelopes: float = 0.0
     adversarial: float = 0.0
     """Of the discriminators' verdicts and feature maps together."""
