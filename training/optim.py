@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
 from streamdac.nn import DAC
+from streamdac.nn.layers import fold_weight_norm
 
 from .processes import Processes
 from .recipe import Recipe
@@ -232,27 +233,48 @@ class Clipper:
 
 
 class AveragedWeights:
-    """Exponential moving average of all parameters, with a decay that starts low."""
+    """Exponential moving average of all parameters, with a decay that starts low.
+
+    A weight-normed weight is averaged as the whole that it stands for. Averaged directions would get their full length back:
+    while the learning rate is large, what directions share is then louder in the average than in any network it is made of.
+    """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
         self.updates = 0
         self.values = {name: p.detach().clone() for name, p in network.named_parameters()}
+        trained = [name for name, p in network.named_parameters() if p.requires_grad]
+        self._stems = [name.removesuffix("_v") for name in trained if name.endswith("weight_v")]
+        self._whole = False
+        """Whether `weight_v` in `values` is the weight itself, and `weight_g` its norms."""
 
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Take in the present weights."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        present = dict(network.named_parameters())
-        torch._foreach_lerp_(list(self.values.values()), [present[name].detach() for name in self.values], 1 - decay)
+        present = {name: p.detach() for name, p in network.named_parameters()}
+        for stem in self._stems:
+            v, g = f"{stem}_v", f"{stem}_g"
+            present[v] = fold_weight_norm(present[v], present[g])
+            if not self._whole:
+                self.values[v].copy_(fold_weight_norm(self.values[v], self.values[g]))
+        self._whole = True
+        torch._foreach_lerp_(list(self.values.values()), [present[name] for name in self.values], 1 - decay)
+        for stem in self._stems:
+            torch.linalg.vector_norm(self.values[f"{stem}_v"], dim=(1, 2), keepdim=True, out=self.values[f"{stem}_g"])
 
     @torch.no_grad()
     def restart(self, network: nn.Module) -> None:
         """Forget the past: the average is the present weights."""
-        self.updates = 0
-        for name, parameter in network.named_parameters():
-            self.values[name].copy_(parameter)
+        self.restore(0, dict(network.named_parameters()))
+
+    @torch.no_grad()
+    def restore(self, updates: int, values: Mapping[str, Tensor]) -> None:
+        """Continue from a checkpoint's average."""
+        self.updates, self._whole = updates, False
+        for name, value in values.items():
+            self.values[name].copy_(value)
 
     @torch.no_grad()
     def copy_to(self, network: nn.Module) -> None:

@@ -44,9 +44,7 @@ def restore(run: Trainer, state: dict[str, Any], *, branch: bool) -> None:
     elif not branch:
         raise UsageError(f"the run has freeze {frozen!r}, the config {run.recipe.freeze!r}: branch off it with --from")
     run.network.load_state_dict(state["network"])
-    run.average.updates = state["average"]["updates"]
-    for name, value in state["average"]["values"].items():
-        run.average.values[name].copy_(value)
+    run.average.restore(state["average"]["updates"], state["average"]["values"])
     run.clipper.running = state["clipper"]
     run.use.shares.copy_(state["use"])
     if run.means is not None and state.get("means") is not None:

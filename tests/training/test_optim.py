@@ -7,6 +7,7 @@ import torch
 
 from streamdac.config import ModelConfig
 from streamdac.nn import DAC
+from streamdac.nn.layers import Conv, conv_geometry
 from streamdac.training.optim import (
     AveragedWeights,
     Clipper,
@@ -128,6 +129,33 @@ def test_averaged_weights_approach_constant_weights_and_can_restart() -> None:
         layer.weight.fill_(7.0)
     average.restart(layer)
     assert float(average.values["weight"].max()) == 7.0
+
+
+def test_averaged_weights_are_means_of_whole_weights_not_of_directions() -> None:
+    """Two directions at a right angle, in turn: their mean is shorter than either by the root of two."""
+    torch.manual_seed(0)
+    layer = Conv(1, 1, conv_geometry(2, causal=True))
+    average = AveragedWeights(layer, 0.99)
+    with torch.no_grad():
+        layer.weight_g.fill_(3.0)
+        for turn in range(2000):
+            layer.weight_v.copy_(torch.tensor([[[5.0, 0.0]]]) if turn % 2 else torch.tensor([[[0.0, 0.1]]]))
+            average.update(layer)
+    copy = Conv(1, 1, conv_geometry(2, causal=True))
+    average.copy_to(copy)
+    torch.testing.assert_close(copy.weight.detach(), torch.tensor([[[1.5, 1.5]]]), rtol=0.01, atol=0)
+
+
+def test_what_is_not_trained_stays_as_it_is_in_the_average() -> None:
+    network = DAC(MODEL)
+    hold_still(network, Recipe(model=MODEL, freeze="encoder"))
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    average = AveragedWeights(network, 0.9)
+    for _ in range(3):
+        average.update(network)
+    for name, value in average.values.items():
+        if not name.startswith("decoder"):
+            assert torch.equal(value, before[name]), name
 
 
 def test_a_step_at_scale_zero_changes_nothing() -> None:
