@@ -100,6 +100,13 @@ static void multiply_chunked(const Kernels& kernels, const Matrix& m, const Pane
     }
 }
 
+// Whether `count` panels from `p` on are all as wide as the first: wide and narrow ones may alternate.
+static bool alike(const Matrix& m, int64_t p, int count) {
+    for (int i = 1; i < count; ++i)
+        if (m.panels[p + i].vectors != m.panels[p].vectors) return false;
+    return true;
+}
+
 // Panels beside each other for few rows, as many times as they fit; how many panels are done.
 static int64_t multiply_beside(const Kernels& kernels, const Matrix& m, int64_t first, int64_t end, const Windows& set,
                                const Segment* segments, int64_t n_segments, const Output& output) {
@@ -108,7 +115,7 @@ static int64_t multiply_beside(const Kernels& kernels, const Matrix& m, int64_t 
     const int64_t wide = vectors * kernels.width;
     const int count = set.rows < MAX_ROWS ? kernels.panels_for[vectors][set.rows] : 0;
     int64_t p = first;
-    for (; count && p + count <= end && m.panels[p + count - 1].vectors == vectors; p += count) {
+    for (; count && p + count <= end && m.panels[p].vectors == vectors && alike(m, p, count); p += count) {
         const Panel& panel = m.panels[p];
         kernels.beside[vectors][set.rows](set.x, set.x_row, segments, n_segments, m.weights.data() + panel.offset,
                                           m.inputs * wide, m.bias.data() + panel.column, sums, AHEAD_FLOATS);
