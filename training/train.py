@@ -88,7 +88,7 @@ def train_command(
 
 
 def _keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next step: fresh pages for every activation cost 8 % of the time."""
+    """Have glibc keep what is freed for the next step: fresh pages for every activation cost 4 to 8 % of the time."""
     import ctypes
 
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
