@@ -97,11 +97,13 @@ class SpectralLosses(nn.Module):
         spectrum = torch.stft(x.squeeze(1), window, window // 4, window=hann, return_complex=True)
         return magnitude(spectrum.transpose(1, 2))
 
-    def _mel_distance(self, estimate: Tensor, target: Tensor, window: int) -> Tensor:
+    def _mel_distance(self, estimate: Tensor, target: Tensor, window: int, excess: float) -> Tensor:
         s, filters = self.mel_settings, self.get_buffer(f"filters_{window}").t()
-        return _distance(estimate @ filters, target @ filters, s)
+        return _distance(estimate @ filters, target @ filters, s, excess)
 
-    def per_window(self, estimate: Tensor, target: Tensor) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
+    def per_window(
+        self, estimate: Tensor, target: Tensor, excess: float = 1.0
+    ) -> tuple[dict[int, Tensor], dict[int, Tensor]]:
         """Mel and STFT distances by window in samples; `[B, 1, T]` each, no gradient for the target."""
         mel: dict[int, Tensor] = {}
         stft: dict[int, Tensor] = {}
@@ -110,24 +112,31 @@ class SpectralLosses(nn.Module):
             with torch.no_grad():
                 b = self.magnitudes(target, window)
             if window in self.mel_settings.windows:
-                mel[window] = self._mel_distance(a, b, window)
+                mel[window] = self._mel_distance(a, b, window, excess)
             if window in self.stft_settings.windows:
-                stft[window] = _distance(a, b, self.stft_settings)
+                stft[window] = _distance(a, b, self.stft_settings, excess)
         return mel, stft
 
-    def forward(self, estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """`[B, 1, T]`, `[B, 1, T]` -> mel distance, STFT distance, summed over windows."""
-        mel, stft = self.per_window(estimate.float(), target.float())
+    def forward(self, estimate: Tensor, target: Tensor, excess: float = 1.0) -> tuple[Tensor, Tensor]:
+        """`[B, 1, T]`, `[B, 1, T]` -> mel distance, STFT distance, summed over windows.
+
+        excess: how much more logs above the target's weigh than logs below it; at 1 these are the official distances.
+        """
+        mel, stft = self.per_window(estimate.float(), target.float(), excess)
         return _total(mel.values()), _total(stft.values())
 
 
-def _distance(estimate: Tensor, target: Tensor, settings: MelSettings | StftSettings) -> Tensor:
-    loss = settings.log_weight * F.l1_loss(
-        _log(estimate, settings.clamp, settings.power), _log(target, settings.clamp, settings.power)
-    )
+def _distance(estimate: Tensor, target: Tensor, settings: MelSettings | StftSettings, excess: float) -> Tensor:
+    error = _log(estimate, settings.clamp, settings.power) - _log(target, settings.clamp, settings.power)
+    loss = settings.log_weight * (error.abs() * _side(error, excess)).mean()
     if settings.mag_weight:
         loss = loss + settings.mag_weight * F.l1_loss(estimate, target)
     return loss
+
+
+def _side(error: Tensor, excess: float) -> Tensor | float:
+    """Weights of errors by their sign, `excess` times as large above zero as below, 1 in the mean of both."""
+    return 1.0 if excess == 1.0 else torch.where(error > 0, 2 * excess / (1 + excess), 2 / (1 + excess))
 
 
 def _total(values: Iterable[Tensor]) -> Tensor:
@@ -139,12 +148,13 @@ class CompressedSpectra(nn.Module):
 
     As in speech enhancement (Braun and Tashev 2021, "A consolidated view of loss functions for supervised deep learning-based
     speech enhancement"), relative to the target's own compressed energy. Sees formants, where a log spectrum sees every gap
-    between harmonics as well, and phases, where they can be kept.
+    between harmonics as well, and phases, where they can be kept. Magnitudes above the target's weigh `excess` times as much as
+    those below it.
     """
 
-    def __init__(self, windows: Sequence[int], *, power: float = 0.3, phase: float = 0.3) -> None:
+    def __init__(self, windows: Sequence[int], *, power: float = 0.3, phase: float = 0.3, excess: float = 1.0) -> None:
         super().__init__()
-        self.windows, self.power, self.phase = tuple(windows), power, phase
+        self.windows, self.power, self.phase, self.excess = tuple(windows), power, phase, excess
         for window in self.windows:
             self.register_buffer(f"hann_{window}", torch.hann_window(window), persistent=False)
 
@@ -163,7 +173,8 @@ class CompressedSpectra(nn.Module):
             with torch.no_grad():
                 magnitude_b, complex_b = self._compressed(target.float(), window)
                 energy = magnitude_b.square().mean((1, 2))
-            magnitudes = (magnitude_a - magnitude_b).square().mean((1, 2))
+            error = magnitude_a - magnitude_b
+            magnitudes = (error.square() * _side(error, self.excess)).mean((1, 2))
             phases = (complex_a - complex_b).square().sum(-1).mean((1, 2))
             distances.append((((1 - self.phase) * magnitudes + self.phase * phases) / energy).mean())
         return torch.stack(distances).mean()

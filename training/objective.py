@@ -58,9 +58,10 @@ class Objective(nn.Module):
         super().__init__()
         self.network = network
         self.spectral = SpectralLosses(network.sample_rate, MelSettings(recipe.mel_bins, recipe.mel_windows))
-        self.compressed = CompressedSpectra(recipe.compressed_windows)
+        self.compressed = CompressedSpectra(recipe.compressed_windows, excess=recipe.compressed_excess)
         self.envelopes = Envelopes(network.sample_rate)
-        self.weights, self.shares, self.bypass = recipe.losses, recipe.balance, recipe.bypass
+        self.weights, self.shares = recipe.losses, recipe.balance
+        self.bypass, self.excess = recipe.bypass, recipe.excess
         self.dtype = dtype
         self._adversary = adversary
 
@@ -95,7 +96,7 @@ class Objective(nn.Module):
         """Losses of the waveform before their weights, by name, with gradients of their shares; `[B, 1, T]` each."""
         shares = self.shares
         parts: dict[str, Tensor] = {}
-        parts["mel"], parts["stft"] = self.spectral(balance(estimate, shares.spectral), target)
+        parts["mel"], parts["stft"] = self.spectral(balance(estimate, shares.spectral), target, self.excess)
         parts["waveform"] = level_normalised_l1(balance(estimate, shares.waveform), target)
         for name in ("compressed", "envelopes"):
             if getattr(self.weights, name):

@@ -36,6 +36,10 @@ class Recipe:
     """Mel bands for each window."""
     compressed_windows: tuple[int, ...] = (256, 1024)
     """Of the distance of compressed spectra, in samples."""
+    excess: float = 1.0
+    """How much more added energy weighs than missing energy in the mel and STFT losses; measurements weigh both alike."""
+    compressed_excess: float = 1.0
+    """The same for the distance of compressed spectra."""
     seed: int = 0
     steps: int = 0
     """Of the whole run, where the command line names none; 0 for no end."""
@@ -141,6 +145,8 @@ class Recipe:
             raise UsageError(f"mel_windows {self.mel_windows} need as many mel_bins, got {self.mel_bins}")
         if not self.compressed_windows or any(not 4 <= w <= 2048 or w % 4 for w in self.compressed_windows):
             raise UsageError(f"compressed_windows {self.compressed_windows} must be multiples of 4 from 4 to 2048")
+        if min(self.excess, self.compressed_excess) <= 0:
+            raise UsageError(f"excess {self.excess} and compressed_excess {self.compressed_excess} must be above 0")
         if self.decay_from < 0:
             raise UsageError(f"decay_from is {self.decay_from}, need 0 or more")
         if min(self.segment_seconds, self.early_segment_seconds) * self.model.sample_rate < 2048:

@@ -120,3 +120,17 @@ def test_a_wrong_phase_counts_by_its_share() -> None:
     alike, apart = (CompressedSpectra((1024,), phase=phase) for phase in (0.0, 0.3))
     assert float(alike(-x, x)) == pytest.approx(0, abs=1e-6)
     assert float(apart(-x, x)) == pytest.approx(4 * 0.3, rel=0.02)
+
+
+def test_added_energy_weighs_as_much_more_in_log_spectra_as_asked() -> None:
+    x, spectral = torch.randn(1, 1, 9600), SpectralLosses(24_000)
+    (added, _), (missing, _), (plain, _) = spectral(2 * x, x, 3.0), spectral(x, 2 * x, 3.0), spectral(2 * x, x)
+    assert float(added / missing) == pytest.approx(3.0, rel=0.01)
+    assert float(added / plain) == pytest.approx(1.5, rel=0.01)
+
+
+def test_added_energy_weighs_as_much_more_in_compressed_spectra_as_asked() -> None:
+    x = torch.randn(1, 1, 9600)
+    even, uneven = (CompressedSpectra((1024,), phase=0, excess=excess) for excess in (1.0, 3.0))
+    assert float(uneven(2 * x, x) / even(2 * x, x)) == pytest.approx(1.5, rel=0.01)
+    assert float(uneven(x, 2 * x) / even(x, 2 * x)) == pytest.approx(0.5, rel=0.01)
