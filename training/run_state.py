@@ -36,7 +36,8 @@ def restore(run: Trainer, state: dict[str, Any], *, branch: bool) -> None:
     Raises:
         UsageError: the state is of another model, optimiser or discriminators.
     """
-    if state["recipe"]["model"] != run.recipe.model.to_dict():
+    dropout = {"quantizer_dropout": run.recipe.model.quantizer_dropout}  # may change as the learning rate may
+    if state["recipe"]["model"] | dropout != run.recipe.model.to_dict():
         raise UsageError("the checkpoint is of another model than the config")
     frozen = state["recipe"].get("freeze", "")
     if frozen == run.recipe.freeze:

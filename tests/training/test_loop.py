@@ -122,6 +122,15 @@ def test_a_checkpoint_of_another_model_is_refused(audio_folder: Path, tmp_path: 
         other.load_state_dict(made.state_dict())
 
 
+def test_how_often_codebooks_are_left_out_may_change_within_a_run(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run")
+    made.train(Budget(max_steps=1))
+    other = trainer(audio_folder, tmp_path / "run", "model.quantizer_dropout=1.0")
+    other.load_state_dict(load_checkpoint(tmp_path / "run"))
+    other.train(Budget(max_steps=2))
+    assert load_checkpoint(tmp_path / "run")["recipe"]["model"]["quantizer_dropout"] == 1.0
+
+
 def test_checkpoints_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / LATEST
     save_checkpoint(path, {"step": 1})
