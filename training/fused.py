@@ -1,4 +1,4 @@
-"""Differentiable operations on the compiled kernels: residual sum + Snake + padding in one, convolutions, spectral magnitudes."""
+"""Differentiable operations on the compiled kernels: residual sum + Snake + padding in one, convolutions, spectra."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def usable(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in _SUFFIX and library() is not None
 
 
-def _call(name: str, tensors: Sequence[Tensor | None], numbers: Sequence[int]) -> None:
+def _call(name: str, tensors: Sequence[Tensor | None], numbers: Sequence[float]) -> None:
     kernels = library()
     assert kernels is not None
     addresses = [None if tensor is None else ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
@@ -155,3 +155,92 @@ def magnitude(spectrum: Tensor) -> Tensor:
         out: Tensor = _Magnitude.apply(spectrum.contiguous())  # type: ignore[no-untyped-call]
         return out
     return spectrum.abs()
+
+
+class _LogDistance(torch.autograd.Function):
+    """Of contiguous float32; no gradient for the second."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, clamp: float, lean: float, weights: tuple[float, float]) -> Tensor:
+        grad = torch.empty_like(a)
+        sums = torch.empty(3, dtype=torch.float64)
+        _call("log_distance", [a, b, grad, sums], (a.numel(), clamp, lean, *weights))
+        ctx.save_for_backward(grad)
+        apart, above, plain = (sums / a.numel()).tolist()
+        return a.new_tensor(weights[0] * (apart + lean * above) + weights[1] * plain)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        (unscaled,) = ctx.saved_tensors
+        return unscaled * (grad / unscaled.numel()), None, None, None, None
+
+
+def log_distance(
+    a: Tensor, b: Tensor, *, clamp: float, lean: float = 0.0, log_weight: float = 1.0, mag_weight: float = 0.0
+) -> Tensor:
+    """Mean absolute difference of log10 of values of one shape, not taken below `clamp`, and of the values themselves.
+
+    With `lean` above 0, logs of `a` above those of `b` weigh (1 + lean) / (1 - lean) times as much as those below. There is no
+    gradient for `b`.
+    """
+    b = b.detach()
+    if a.device.type == "cpu" and a.dtype == b.dtype == torch.float32 and library() is not None:
+        weights = (log_weight, mag_weight)
+        out: Tensor = _LogDistance.apply(a.contiguous(), b.contiguous(), clamp, lean, weights)  # type: ignore[no-untyped-call]
+        return out
+    error = a.clamp_min(clamp).log10() - b.clamp_min(clamp).log10()
+    distance: Tensor = error.abs().mean() + lean * error.mean()
+    return log_weight * distance + mag_weight * F.l1_loss(a, b)
+
+
+class _CompressedDistance(torch.autograd.Function):
+    """Of contiguous complex64 `[B, ...]`; no gradient for the second."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, settings: tuple[float, ...]) -> Tensor:
+        grad = torch.empty_like(a)
+        sums = torch.empty(a.shape[0], 2)
+        tensors = [torch.view_as_real(a), torch.view_as_real(b), torch.view_as_real(grad), sums]
+        _call("compressed_distance", tensors, (a.shape[0], a[0].numel(), *settings))
+        ctx.save_for_backward(grad, sums)
+        return sums[:, 0] / sums[:, 1]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        unscaled, sums = ctx.saved_tensors
+        scale = (grad / sums[:, 1]).view(-1, *(1,) * unscaled.dim())
+        return torch.view_as_complex(torch.view_as_real(unscaled) * scale), None, None
+
+
+def compressed_distance(
+    a: Tensor, b: Tensor, *, power: float, phase: float, sides: tuple[float, float], floor: float
+) -> Tensor:
+    """Squared distance of spectra whose magnitudes are raised to `power`, over the energy of `b` so compressed.
+
+    Args:
+        a, b: complex `[B, frames, bins]`; there is no gradient for `b`.
+        power: of magnitudes.
+        phase: share of the distance between complex values; the rest is that between magnitudes.
+        sides: weights of squared errors where `a` has the larger magnitude, and where the smaller.
+        floor: energy of a bin below which compression is linear.
+
+    Returns `[B]`.
+    """
+    if a.device.type == "cpu" and a.dtype == b.dtype == torch.complex64 and library() is not None:
+        settings = (power, phase, *sides, floor)
+        out: Tensor = _CompressedDistance.apply(a.contiguous(), b.detach().contiguous(), settings)  # type: ignore[no-untyped-call]
+        return out
+    magnitudes, parts = zip(*(_compressed(z, power, floor) for z in (a, b.detach())), strict=True)
+    error = magnitudes[0] - magnitudes[1]
+    weight = torch.where(error > 0, *sides)
+    within = (error.square() * weight).sum((1, 2))
+    across = (parts[0] - parts[1]).square().sum((1, 2, 3))
+    distance: Tensor = ((1 - phase) * within + phase * across) / magnitudes[1].square().sum((1, 2))
+    return distance
+
+
+def _compressed(spectrum: Tensor, power: float, floor: float) -> tuple[Tensor, Tensor]:
+    """Magnitudes to the power, and real and imaginary parts `[..., 2]` with those."""
+    parts = torch.view_as_real(spectrum)
+    energy = parts.square().sum(-1) + floor
+    return energy ** (power / 2), parts * (energy ** (power / 2 - 0.5))[..., None]

@@ -3,7 +3,8 @@
 //   sum = x + y (y may be absent), out = zeros(left) . (sum + sin(alpha sum)^2 / alpha) . zeros(right)
 //
 // x, y, sum: [B, T, C]; out: [B, left + T + right, C]; alpha: [C]. Values are float or bfloat16, arithmetic is float.
-// Beside it, magnitudes of complex spectra and their gradient, and the gradient of a convolution's weight. Plain C interface, compiled for this machine at first use; kernels.py loads it.
+// Beside it, magnitudes of complex spectra and their gradient, distances of logarithms and of compressed spectra, and the gradient
+// of a convolution's weight. Plain C interface, compiled for this machine at first use; kernels.py loads it.
 #include <cmath>
 #include <cstdint>
 #include <cstring>
@@ -52,6 +53,40 @@ inline float cosine(float r) {
   p = std::fmaf(q, p, 4.166664025e-02f);
   p = std::fmaf(q, p, -4.999999954e-01f);
   return std::fmaf(q, p, 1.0f);
+}
+
+// Of a positive normal number: the mantissa is taken from sqrt(1/2) to sqrt(2), its logarithm is 2 artanh((m - 1) / (m + 1)).
+inline float log2_of(float x) {
+  constexpr uint32_t kLeast = 0x3f3504f3u;  // sqrt(1/2)
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  bits += 0x3f800000u - kLeast;
+  const float exponent = static_cast<float>(static_cast<int32_t>(bits >> 23) - 127);
+  bits = (bits & 0x007fffffu) + kLeast;
+  float m;
+  std::memcpy(&m, &bits, 4);
+  const float s = (m - 1.0f) / (m + 1.0f), q = s * s;
+  float p = std::fmaf(q, 0.320598898f, 0.412198583f);
+  p = std::fmaf(q, p, 0.577078016f);
+  p = std::fmaf(q, p, 0.961796694f);
+  p = std::fmaf(q, p, 2.885390082f);
+  return std::fmaf(s, p, exponent);
+}
+
+// Taylor's series on [-1/2, 1/2], error 5e-9, for |x| below 126.
+inline float exp2_of(float x) {
+  const float whole = std::nearbyintf(x), f = x - whole;
+  float p = std::fmaf(f, 1.525273380e-05f, 1.540353039e-04f);
+  p = std::fmaf(f, p, 1.333355815e-03f);
+  p = std::fmaf(f, p, 9.618129108e-03f);
+  p = std::fmaf(f, p, 5.550410866e-02f);
+  p = std::fmaf(f, p, 2.402265070e-01f);
+  p = std::fmaf(f, p, 6.931471806e-01f);
+  p = std::fmaf(f, p, 1.0f);
+  const uint32_t bits = static_cast<uint32_t>(static_cast<int32_t>(whole) + 127) << 23;
+  float scale;
+  std::memcpy(&scale, &bits, 4);
+  return p * scale;
 }
 
 // Each block of 16 time steps has 16 C values: alpha repeated 16 times lines up with any C.
@@ -253,5 +288,79 @@ extern "C" void magnitude_backward(const float* spectrum, const float* magnitude
     const float scale = magnitude[i] > 0.0f ? grad[i] / magnitude[i] : 0.0f;
     grad_spectrum[2 * i] = scale * spectrum[2 * i];
     grad_spectrum[2 * i + 1] = scale * spectrum[2 * i + 1];
+  }
+}
+
+// Values a and b, not negative; u = max(u, clamp) below. With d = log10(a) - log10(b), sign(0) = 0:
+//   sums = (sum |d|, sum d, sum |a - b|),  grad = (sign(d) + lean) log10'(a) log_weight + sign(a - b) mag_weight
+static void log_block(const float* a, const float* b, float* grad, double* sums, int64_t count, float clamp, float lean,
+                      float log_weight, float mag_weight) {
+  constexpr float kLog10Of2 = 0.301029995663981f, kLog10OfE = 0.434294481903252f;
+  float apart = 0.0f, above = 0.0f, plain = 0.0f;
+#pragma omp simd reduction(+ : apart, above, plain)
+  for (int64_t i = 0; i < count; ++i) {
+    const float u = a[i] > clamp ? a[i] : clamp, v = b[i] > clamp ? b[i] : clamp;
+    const float d = kLog10Of2 * (log2_of(u) - log2_of(v)), e = a[i] - b[i];
+    apart += std::fabs(d);
+    above += d;
+    plain += std::fabs(e);
+    const float side = u > v ? 1.0f : (u < v ? -1.0f : 0.0f), other = e > 0.0f ? 1.0f : (e < 0.0f ? -1.0f : 0.0f);
+    const float slope = a[i] >= clamp ? kLog10OfE / u : 0.0f;
+    grad[i] = (side + lean) * slope * log_weight + other * mag_weight;
+  }
+  sums[0] = apart;
+  sums[1] = above;
+  sums[2] = plain;
+}
+extern "C" void log_distance(const float* a, const float* b, float* grad, double* sums, int64_t count, float clamp, float lean,
+                             float log_weight, float mag_weight, int threads) {
+  constexpr int64_t kBlock = 1 << 12;  // sums of floats stay short
+  double apart = 0.0, above = 0.0, plain = 0.0;
+#pragma omp parallel for schedule(static) num_threads(threads) reduction(+ : apart, above, plain) if (count > 32768)
+  for (int64_t block = 0; block < (count + kBlock - 1) / kBlock; ++block) {
+    const int64_t from = block * kBlock, size = count - from < kBlock ? count - from : kBlock;
+    double part[3];
+    log_block(a + from, b + from, grad + from, part, size, clamp, lean, log_weight, mag_weight);
+    apart += part[0];
+    above += part[1];
+    plain += part[2];
+  }
+  sums[0] = apart;
+  sums[1] = above;
+  sums[2] = plain;
+}
+
+// One item: a, b, grad are `count` pairs (real, imaginary). With e(z) = |z|^2 + floor and c(z) = z e(z)^(power / 2 - 1/2):
+//   sums[0] = sum of (1 - phase) w (e(a)^(power/2) - e(b)^(power/2))^2 + phase |c(a) - c(b)|^2,  w = over or under by the sign
+//   sums[1] = sum of e(b)^power,  grad = gradient of sums[0] for a
+static void compressed_item(const float* a, const float* b, float* grad, float* sums, int64_t count, float power, float phase,
+                            float over, float under, float floor) {
+  const float half = 0.5f * power, shrink = half - 0.5f;
+  float distance = 0.0f, energy = 0.0f;
+#pragma omp simd reduction(+ : distance, energy)
+  for (int64_t i = 0; i < count; ++i) {
+    const float ar = a[2 * i], ai = a[2 * i + 1], br = b[2 * i], bi = b[2 * i + 1];
+    const float ea = ar * ar + ai * ai + floor, eb = br * br + bi * bi + floor;
+    const float la = log2_of(ea), lb = log2_of(eb);
+    const float ma = exp2_of(half * la), mb = exp2_of(half * lb), ga = exp2_of(shrink * la), gb = exp2_of(shrink * lb);
+    const float error = ma - mb, re = ar * ga - br * gb, im = ai * ga - bi * gb;
+    const float weight = (1.0f - phase) * (error > 0.0f ? over : under);
+    distance += weight * error * error + phase * (re * re + im * im);
+    energy += mb * mb;
+    // d e^half / d a = power e^half a / e;  d c / d a = e^shrink (1 + (power - 1) a a' / e)
+    const float along = 2.0f * (weight * error * power * ma + phase * (power - 1.0f) * ga * (re * ar + im * ai)) / ea;
+    grad[2 * i] = along * ar + 2.0f * phase * ga * re;
+    grad[2 * i + 1] = along * ai + 2.0f * phase * ga * im;
+  }
+  sums[0] = distance;
+  sums[1] = energy;
+}
+// a, b, grad: items x count pairs; sums: items x 2.
+extern "C" void compressed_distance(const float* a, const float* b, float* grad, float* sums, int64_t items, int64_t count,
+                                    float power, float phase, float over, float under, float floor, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (items > 1)
+  for (int64_t item = 0; item < items; ++item) {
+    const int64_t from = 2 * item * count;
+    compressed_item(a + from, b + from, grad + from, sums + 2 * item, count, power, phase, over, under, floor);
   }
 }

@@ -1,4 +1,4 @@
-"""The kernels of kernels.cpp (fused Snake, magnitudes): compiled for this machine at first use, then cached for the user."""
+"""The kernels of kernels.cpp (fused Snake, convolutions, spectra): compiled for this machine at first use, then cached."""
 
 from __future__ import annotations
 
@@ -66,6 +66,11 @@ def _declare(library: ctypes.CDLL) -> None:
     for name, pointers in (("magnitude_forward", 2), ("magnitude_backward", 4)):
         function = getattr(library, name)
         function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64, ctypes.c_int]
+        function.restype = None
+    for name, lengths, factors in (("log_distance", 1, 4), ("compressed_distance", 2, 5)):
+        function = getattr(library, name)
+        numbers = [ctypes.c_int64] * lengths + [ctypes.c_float] * factors + [ctypes.c_int]
+        function.argtypes = [ctypes.c_void_p] * 4 + numbers
         function.restype = None
     library.conv_weight_gradient.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 6 + [ctypes.c_int]
     library.conv_weight_gradient.restype = None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .fused import magnitude
+from .fused import compressed_distance, log_distance, magnitude
 
 _BREAK_HZ = 1000.0  # Slaney's mel scale: linear below, logarithmic above
 _MEL_PER_HZ = 3 / 200
@@ -73,10 +73,6 @@ class StftSettings:
     log_weight: float = 1.0
 
 
-def _log(x: Tensor, clamp: float, power: float) -> Tensor:
-    return x.clamp_min(clamp).log10() * power
-
-
 class SpectralLosses(nn.Module):
     """Mel and STFT distance of two waveforms, with one STFT per window for both."""
 
@@ -127,16 +123,20 @@ class SpectralLosses(nn.Module):
 
 
 def _distance(estimate: Tensor, target: Tensor, settings: MelSettings | StftSettings, excess: float) -> Tensor:
-    error = _log(estimate, settings.clamp, settings.power) - _log(target, settings.clamp, settings.power)
-    loss = settings.log_weight * (error.abs() * _side(error, excess)).mean()
-    if settings.mag_weight:
-        loss = loss + settings.mag_weight * F.l1_loss(estimate, target)
-    return loss
+    over, under = _sides(excess)
+    return log_distance(
+        estimate,
+        target,
+        clamp=settings.clamp,
+        lean=(over - under) / 2,
+        log_weight=settings.log_weight * settings.power,
+        mag_weight=settings.mag_weight,
+    )
 
 
-def _side(error: Tensor, excess: float) -> Tensor | float:
-    """Weights of errors by their sign, `excess` times as large above zero as below, 1 in the mean of both."""
-    return 1.0 if excess == 1.0 else torch.where(error > 0, 2 * excess / (1 + excess), 2 / (1 + excess))
+def _sides(excess: float) -> tuple[float, float]:
+    """Weights of errors above and below zero, one `excess` times the other, 1 in their mean."""
+    return 2 * excess / (1 + excess), 2 / (1 + excess)
 
 
 def _total(values: Iterable[Tensor]) -> Tensor:
@@ -158,25 +158,23 @@ class CompressedSpectra(nn.Module):
         for window in self.windows:
             self.register_buffer(f"hann_{window}", torch.hann_window(window), persistent=False)
 
-    def _compressed(self, x: Tensor, window: int) -> tuple[Tensor, Tensor]:
-        """Magnitudes to the power, and the complex spectrum with those: `[B, bins, frames]`, the latter with a last axis of 2."""
+    def _spectrum(self, x: Tensor, window: int) -> Tensor:
         hann = self.get_buffer(f"hann_{window}")
-        spectrum = torch.view_as_real(torch.stft(x.squeeze(1), window, window // 4, window=hann, return_complex=True))
-        energy = spectrum.square().sum(-1) + _FAINT * window
-        return energy ** (self.power / 2), spectrum * (energy ** (self.power / 2 - 0.5))[..., None]
+        return torch.stft(x.squeeze(1).float(), window, window // 4, window=hann, return_complex=True).transpose(1, 2)
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
-        """`[B, 1, T]`, `[B, 1, T]` -> mean over items and windows."""
+        """`[B, 1, T]`, `[B, 1, T]` -> mean over items and windows; no gradient for the target."""
         distances = []
         for window in self.windows:
-            magnitude_a, complex_a = self._compressed(estimate.float(), window)
-            with torch.no_grad():
-                magnitude_b, complex_b = self._compressed(target.float(), window)
-                energy = magnitude_b.square().mean((1, 2))
-            error = magnitude_a - magnitude_b
-            magnitudes = (error.square() * _side(error, self.excess)).mean((1, 2))
-            phases = (complex_a - complex_b).square().sum(-1).mean((1, 2))
-            distances.append((((1 - self.phase) * magnitudes + self.phase * phases) / energy).mean())
+            distance = compressed_distance(
+                self._spectrum(estimate, window),
+                self._spectrum(target, window),
+                power=self.power,
+                phase=self.phase,
+                sides=_sides(self.excess),
+                floor=_FAINT * window,
+            )
+            distances.append(distance.mean())
         return torch.stack(distances).mean()
 
 

@@ -93,6 +93,35 @@ def test_magnitude_equals_abs_with_zero_gradient_at_zero() -> None:
         torch.testing.assert_close(got, wanted)
 
 
+@pytest.mark.parametrize("excess", [1.0, 4.0])
+def test_distance_of_compressed_spectra_and_its_gradient_equal_plain_torch(excess: float) -> None:
+    a, b = (
+        torch.randn(3, 7, 33, dtype=torch.complex128) * 10 ** (4 * torch.rand(3, 7, 33).double() - 4) for _ in range(2)
+    )
+    a[0, 0], b[1] = 0, 1e-6 * b[1]
+    weight = torch.tensor([1.0, -2.0, 3.0])
+    results = []
+    for kind in (torch.complex128, torch.complex64):
+        leaf = a.to(kind).requires_grad_()
+        out = fused.compressed_distance(leaf, b.to(kind), power=0.3, phase=0.3, sides=(excess, 1.0), floor=1e-7)
+        results.append((out.float(), torch.autograd.grad((out * weight).sum(), leaf)[0].to(torch.complex64)))
+    for wanted, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=2e-5, atol=2e-6 * float(wanted.detach().abs().max()))
+
+
+def test_distance_of_logs_and_its_gradient_equal_plain_torch() -> None:
+    a, b = (10 ** (8 * torch.rand(5, 1999).double() - 7) for _ in range(2))
+    a[0, :9] = b[0, :9]
+    a[1, :9] = b[2, :9] = 0
+    results = []
+    for kind in (torch.float64, torch.float32):
+        leaf = a.to(kind).requires_grad_()
+        out = fused.log_distance(leaf, b.to(kind), clamp=1e-5, lean=0.4, log_weight=2.0, mag_weight=0.5)
+        results.append((out.float(), torch.autograd.grad(3 * out, leaf)[0].float()))
+    for wanted, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-8)
+
+
 def test_without_compiler_plain_torch_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "library", lambda: None)
     x, alpha = torch.randn(2, 10, 4), torch.ones(4)

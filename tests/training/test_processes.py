@@ -32,8 +32,9 @@ SAME = [
     "precision=fp32",
     "discriminator.from_step=4",
 ]
-# What turns rounding into another run within steps: faint frequencies made loud, envelopes of near silence brought to one size.
-CALM = ["start_whiten=0", "losses.envelopes=0"]
+# What turns rounding into another run within steps: faint frequencies made loud, envelopes of near silence brought to one size,
+# and gradients that all but vanish, whose sign alone decides over AdamW's first step (of one weight here, with excess).
+CALM = ["start_whiten=0", "losses.envelopes=0", "excess=1", "compressed_excess=1"]
 
 
 def run(audio: Path, folder: Path, processes: int, steps: int, *changes: str) -> dict[str, Any]:
