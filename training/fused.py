@@ -23,6 +23,11 @@ def usable(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype in _SUFFIX and library() is not None
 
 
+def _compiled(dtype: torch.dtype, *tensors: Tensor) -> bool:
+    """Whether there are kernels for these, all of `dtype`."""
+    return library() is not None and all(x.device.type == "cpu" and x.dtype == dtype for x in tensors)
+
+
 def _call(name: str, tensors: Sequence[Tensor | None], numbers: Sequence[float]) -> None:
     kernels = library()
     assert kernels is not None
@@ -151,7 +156,7 @@ class _Magnitude(torch.autograd.Function):
 
 def magnitude(spectrum: Tensor) -> Tensor:
     """|z| of a complex tensor, 5 times faster than `abs` with its gradient."""
-    if spectrum.device.type == "cpu" and spectrum.dtype == torch.complex64 and library() is not None:
+    if _compiled(torch.complex64, spectrum):
         out: Tensor = _Magnitude.apply(spectrum.contiguous())  # type: ignore[no-untyped-call]
         return out
     return spectrum.abs()
@@ -184,7 +189,7 @@ def log_distance(
     gradient for `b`.
     """
     b = b.detach()
-    if a.device.type == "cpu" and a.dtype == b.dtype == torch.float32 and library() is not None:
+    if _compiled(torch.float32, a, b):
         weights = (log_weight, mag_weight)
         out: Tensor = _LogDistance.apply(a.contiguous(), b.contiguous(), clamp, lean, weights)  # type: ignore[no-untyped-call]
         return out
@@ -212,28 +217,25 @@ class _CompressedDistance(torch.autograd.Function):
         return torch.view_as_complex(torch.view_as_real(unscaled) * scale), None, None
 
 
-def compressed_distance(
-    a: Tensor, b: Tensor, *, power: float, phase: float, sides: tuple[float, float], floor: float
-) -> Tensor:
+def compressed_distance(a: Tensor, b: Tensor, *, power: float, phase: float, floor: float, lean: float = 0.0) -> Tensor:
     """Squared distance of spectra whose magnitudes are raised to `power`, over the energy of `b` so compressed.
 
     Args:
         a, b: complex `[B, frames, bins]`; there is no gradient for `b`.
         power: of magnitudes.
         phase: share of the distance between complex values; the rest is that between magnitudes.
-        sides: weights of squared errors where `a` has the larger magnitude, and where the smaller.
         floor: energy of a bin below which compression is linear.
+        lean: as of `log_distance`, for squared errors of magnitudes.
 
     Returns `[B]`.
     """
-    if a.device.type == "cpu" and a.dtype == b.dtype == torch.complex64 and library() is not None:
-        settings = (power, phase, *sides, floor)
+    if _compiled(torch.complex64, a, b):
+        settings = (power, phase, lean, floor)
         out: Tensor = _CompressedDistance.apply(a.contiguous(), b.detach().contiguous(), settings)  # type: ignore[no-untyped-call]
         return out
     magnitudes, parts = zip(*(_compressed(z, power, floor) for z in (a, b.detach())), strict=True)
     error = magnitudes[0] - magnitudes[1]
-    weight = torch.where(error > 0, *sides)
-    within = (error.square() * weight).sum((1, 2))
+    within = (error.square() * (1 + lean * error.sign())).sum((1, 2))
     across = (parts[0] - parts[1]).square().sum((1, 2, 3))
     distance: Tensor = ((1 - phase) * within + phase * across) / magnitudes[1].square().sum((1, 2))
     return distance

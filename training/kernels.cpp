@@ -331,10 +331,10 @@ extern "C" void log_distance(const float* a, const float* b, float* grad, double
 }
 
 // One item: a, b, grad are `count` pairs (real, imaginary). With e(z) = |z|^2 + floor and c(z) = z e(z)^(power / 2 - 1/2):
-//   sums[0] = sum of (1 - phase) w (e(a)^(power/2) - e(b)^(power/2))^2 + phase |c(a) - c(b)|^2,  w = over or under by the sign
+//   sums[0] = sum of (1 - phase) w (e(a)^(power/2) - e(b)^(power/2))^2 + phase |c(a) - c(b)|^2,  w = 1 +- lean by the sign
 //   sums[1] = sum of e(b)^power,  grad = gradient of sums[0] for a
 static void compressed_item(const float* a, const float* b, float* grad, float* sums, int64_t count, float power, float phase,
-                            float over, float under, float floor) {
+                            float lean, float floor) {
   const float half = 0.5f * power, shrink = half - 0.5f;
   float distance = 0.0f, energy = 0.0f;
 #pragma omp simd reduction(+ : distance, energy)
@@ -343,8 +343,9 @@ static void compressed_item(const float* a, const float* b, float* grad, float* 
     const float ea = ar * ar + ai * ai + floor, eb = br * br + bi * bi + floor;
     const float la = log2_of(ea), lb = log2_of(eb);
     const float ma = exp2_of(half * la), mb = exp2_of(half * lb), ga = exp2_of(shrink * la), gb = exp2_of(shrink * lb);
-    const float error = ma - mb, re = ar * ga - br * gb, im = ai * ga - bi * gb;
-    const float weight = (1.0f - phase) * (error > 0.0f ? over : under);
+    const float error = ma - mb;  // as the next two, exactly zero where a is b, however products are rounded
+    const float re = (ar - br) * ga + br * (ga - gb), im = (ai - bi) * ga + bi * (ga - gb);
+    const float weight = (1.0f - phase) * (error > 0.0f ? 1.0f + lean : 1.0f - lean);
     distance += weight * error * error + phase * (re * re + im * im);
     energy += mb * mb;
     // d e^half / d a = power e^half a / e;  d c / d a = e^shrink (1 + (power - 1) a a' / e)
@@ -357,10 +358,10 @@ static void compressed_item(const float* a, const float* b, float* grad, float* 
 }
 // a, b, grad: items x count pairs; sums: items x 2.
 extern "C" void compressed_distance(const float* a, const float* b, float* grad, float* sums, int64_t items, int64_t count,
-                                    float power, float phase, float over, float under, float floor, int threads) {
+                                    float power, float phase, float lean, float floor, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (items > 1)
   for (int64_t item = 0; item < items; ++item) {
     const int64_t from = 2 * item * count;
-    compressed_item(a + from, b + from, grad + from, sums + 2 * item, count, power, phase, over, under, floor);
+    compressed_item(a + from, b + from, grad + from, sums + 2 * item, count, power, phase, lean, floor);
   }
 }

@@ -67,9 +67,9 @@ def _declare(library: ctypes.CDLL) -> None:
         function = getattr(library, name)
         function.argtypes = [ctypes.c_void_p] * pointers + [ctypes.c_int64, ctypes.c_int]
         function.restype = None
-    for name, lengths, factors in (("log_distance", 1, 4), ("compressed_distance", 2, 5)):
+    for name, lengths in (("log_distance", 1), ("compressed_distance", 2)):
         function = getattr(library, name)
-        numbers = [ctypes.c_int64] * lengths + [ctypes.c_float] * factors + [ctypes.c_int]
+        numbers = [ctypes.c_int64] * lengths + [ctypes.c_float] * 4 + [ctypes.c_int]
         function.argtypes = [ctypes.c_void_p] * 4 + numbers
         function.restype = None
     library.conv_weight_gradient.argtypes = [ctypes.c_void_p] * 3 + [ctypes.c_int64] * 6 + [ctypes.c_int]

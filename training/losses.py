@@ -73,6 +73,12 @@ class StftSettings:
     log_weight: float = 1.0
 
 
+def _spectrum(x: Tensor, hann: Tensor) -> Tensor:
+    """`[B, 1, T]` -> complex `[B, frames, window / 2 + 1]`: hop a quarter, centred, reflect-padded."""
+    window = len(hann)
+    return torch.stft(x.squeeze(1), window, window // 4, window=hann, return_complex=True).transpose(1, 2)
+
+
 class SpectralLosses(nn.Module):
     """Mel and STFT distance of two waveforms, with one STFT per window for both."""
 
@@ -88,10 +94,8 @@ class SpectralLosses(nn.Module):
             self.register_buffer(f"filters_{window}", torch.from_numpy(filters), persistent=False)
 
     def magnitudes(self, x: Tensor, window: int) -> Tensor:
-        """`[B, 1, T]` -> `[B, frames, window / 2 + 1]`: periodic Hann, hop a quarter, centred, reflect-padded."""
-        hann = self.get_buffer(f"hann_{window}")
-        spectrum = torch.stft(x.squeeze(1), window, window // 4, window=hann, return_complex=True)
-        return magnitude(spectrum.transpose(1, 2))
+        """`[B, 1, T]` -> `[B, frames, window / 2 + 1]`, with a periodic Hann window."""
+        return magnitude(_spectrum(x, self.get_buffer(f"hann_{window}")))
 
     def _mel_distance(self, estimate: Tensor, target: Tensor, window: int, excess: float) -> Tensor:
         s, filters = self.mel_settings, self.get_buffer(f"filters_{window}").t()
@@ -123,20 +127,19 @@ class SpectralLosses(nn.Module):
 
 
 def _distance(estimate: Tensor, target: Tensor, settings: MelSettings | StftSettings, excess: float) -> Tensor:
-    over, under = _sides(excess)
     return log_distance(
         estimate,
         target,
         clamp=settings.clamp,
-        lean=(over - under) / 2,
+        lean=_lean(excess),
         log_weight=settings.log_weight * settings.power,
         mag_weight=settings.mag_weight,
     )
 
 
-def _sides(excess: float) -> tuple[float, float]:
-    """Weights of errors above and below zero, one `excess` times the other, 1 in their mean."""
-    return 2 * excess / (1 + excess), 2 / (1 + excess)
+def _lean(excess: float) -> float:
+    """By how much more and less than 1 errors above and below zero weigh, for one to weigh `excess` times the other."""
+    return (excess - 1) / (excess + 1)
 
 
 def _total(values: Iterable[Tensor]) -> Tensor:
@@ -158,21 +161,18 @@ class CompressedSpectra(nn.Module):
         for window in self.windows:
             self.register_buffer(f"hann_{window}", torch.hann_window(window), persistent=False)
 
-    def _spectrum(self, x: Tensor, window: int) -> Tensor:
-        hann = self.get_buffer(f"hann_{window}")
-        return torch.stft(x.squeeze(1).float(), window, window // 4, window=hann, return_complex=True).transpose(1, 2)
-
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
         """`[B, 1, T]`, `[B, 1, T]` -> mean over items and windows; no gradient for the target."""
         distances = []
         for window in self.windows:
+            hann = self.get_buffer(f"hann_{window}")
             distance = compressed_distance(
-                self._spectrum(estimate, window),
-                self._spectrum(target, window),
+                _spectrum(estimate.float(), hann),
+                _spectrum(target.float(), hann),
                 power=self.power,
                 phase=self.phase,
-                sides=_sides(self.excess),
                 floor=_FAINT * window,
+                lean=_lean(self.excess),
             )
             distances.append(distance.mean())
         return torch.stack(distances).mean()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,7 +146,7 @@ class Recipe:
             raise UsageError(f"mel_windows {self.mel_windows} need as many mel_bins, got {self.mel_bins}")
         if not self.compressed_windows or any(not 4 <= w <= 2048 or w % 4 for w in self.compressed_windows):
             raise UsageError(f"compressed_windows {self.compressed_windows} must be multiples of 4 from 4 to 2048")
-        if min(self.excess, self.compressed_excess) <= 0:
+        if not all(0 < excess < math.inf for excess in (self.excess, self.compressed_excess)):
             raise UsageError(f"excess {self.excess} and compressed_excess {self.compressed_excess} must be above 0")
         if self.decay_from < 0:
             raise UsageError(f"decay_from is {self.decay_from}, need 0 or more")

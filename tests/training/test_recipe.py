@@ -50,6 +50,7 @@ def test_settings_change_by_key_and_value() -> None:
         ("compressed_windows=[4096]", "compressed_windows"),
         ("decay_from=-1", "decay_from"),
         ("excess=0", "excess 0"),
+        ("compressed_excess=Infinity", "compressed_excess inf"),
     ],
 )
 def test_a_wrong_change_is_refused_by_name(change: str, said: str) -> None:
