@@ -147,7 +147,9 @@ class Recipe:
         if not self.compressed_windows or any(not 4 <= w <= 2048 or w % 4 for w in self.compressed_windows):
             raise UsageError(f"compressed_windows {self.compressed_windows} must be multiples of 4 from 4 to 2048")
         if not all(0 < excess < math.inf for excess in (self.excess, self.compressed_excess)):
-            raise UsageError(f"excess {self.excess} and compressed_excess {self.compressed_excess} must be above 0 and finite")
+            raise UsageError(
+                f"excess {self.excess} and compressed_excess {self.compressed_excess} must be above 0 and finite"
+            )
         if self.decay_from < 0:
             raise UsageError(f"decay_from is {self.decay_from}, need 0 or more")
         if min(self.segment_seconds, self.early_segment_seconds) * self.model.sample_rate < 2048:
