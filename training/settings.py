@@ -23,6 +23,10 @@ class LossWeights:
     """Of the distance of compressed spectra."""
     envelopes: float = 0.0
     """Of what the envelopes' correlation lacks."""
+    bands: float = 0.0
+    """Of the distance of levels in auditory bands."""
+    structure: float = 0.0
+    """Of what the similarity of their structure lacks."""
     l1: float = 0.0
     """Of the plain L1 distance."""
     generator: float = 0.0
@@ -44,6 +48,8 @@ class GradientShares:
     waveform: float = 0.0
     compressed: float = 0.0
     envelopes: float = 0.0
+    bands: float = 0.0
+    structure: float = 0.0
     adversarial: float = 0.0
     """Of the discriminators' verdicts and feature maps together."""
     quiet: float = 0.0

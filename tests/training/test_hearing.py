@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamdac.training.hearing import Envelopes
+from streamdac.training.hearing import BandLevels, BandStructure, Envelopes
 
 RATE = 24_000
 
@@ -65,3 +65,52 @@ def test_envelopes_follow_estoi() -> None:
         y = noisy(x, snr)
         wanted = pystoi.stoi(x[0, 0].numpy(), y[0, 0].numpy(), RATE, extended=True)
         assert 1 - float(loss(y, x)) == pytest.approx(wanted, abs=0.08)
+
+
+@pytest.mark.parametrize("loss", [BandLevels(RATE), BandStructure(RATE)], ids=["levels", "structure"])
+def test_bands_are_zero_for_equal_signals_and_grow_with_noise(loss: BandLevels | BandStructure) -> None:
+    x = voiced()
+    distances = [float(loss(noisy(x, snr), x)) for snr in (60.0, 40.0, 20.0, 10.0, 0.0)]
+    assert float(loss(x, x)) == pytest.approx(0, abs=1e-4)
+    assert distances == sorted(distances)
+    assert distances[-1] > 20 * distances[1]
+
+
+@pytest.mark.parametrize("loss", [BandLevels(RATE), BandStructure(RATE)], ids=["levels", "structure"])
+@pytest.mark.parametrize(("estimate", "target"), [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
+def test_bands_of_silence_give_finite_gradients(
+    loss: BandLevels | BandStructure, estimate: float, target: float
+) -> None:
+    y = (estimate * voiced()).requires_grad_()
+    distance = loss(y, target * voiced(seed=1))
+    distance.backward()
+    assert y.grad is not None
+    assert torch.isfinite(distance)
+    assert torch.isfinite(y.grad).all()
+
+
+@pytest.mark.parametrize("gain_db", [-6.0, 3.0])
+def test_band_levels_are_tens_of_decibels_where_not_masked(gain_db: float) -> None:
+    x = voiced()
+    distance = float(BandLevels(RATE)(x * 10 ** (gain_db / 20), x))
+    assert 0.75 * abs(gain_db) / 10 < distance < 1.001 * abs(gain_db) / 10
+
+
+def test_band_levels_do_not_hear_which_noise_it_is() -> None:
+    noises = (torch.randn(2, 1, 9600, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
+    one, other = (0.1 * noise for noise in noises)
+    above = BandLevels(RATE)
+    assert float(above(one, other)) < 0.3 * float(above(3 * one, other))
+
+
+def test_structure_follows_visqols_similarity() -> None:
+    pytest.importorskip("visqol")
+    from visqol.nsim import measure_patch_similarity
+
+    x = voiced(items=1)
+    loss = BandStructure(RATE)
+    for snr in (30.0, 15.0, 5.0):
+        coded, wanted, loud = loss.compared(noisy(x, snr), x)
+        assert bool(loud.all())
+        similarity = measure_patch_similarity(wanted[0].t().numpy(), coded[0].t().numpy()).similarity
+        assert 1 - float(loss(noisy(x, snr), x)) == pytest.approx(similarity, abs=0.04)

@@ -34,7 +34,14 @@ SAME = [
 ]
 # What turns rounding into another run within steps: faint frequencies made loud, envelopes of near silence brought to one size,
 # and gradients that all but vanish, whose sign alone decides over AdamW's first step (of one weight here, with excess).
-CALM = ["start_whiten=0", "losses.envelopes=0", "excess=1", "compressed_excess=1"]
+CALM = [
+    "start_whiten=0",
+    "losses.envelopes=0",
+    "losses.bands=0",
+    "losses.structure=0",
+    "excess=1",
+    "compressed_excess=1",
+]
 
 
 def run(audio: Path, folder: Path, processes: int, steps: int, *changes: str) -> dict[str, Any]:
