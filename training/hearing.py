@@ -15,6 +15,12 @@ _EAR_Q, _EAR_HZ = 9.26449, 24.7  # bandwidth is Hz / Q + 24.7 Hz (Glasberg and M
 _STILL = 0.1  # dB squared: movement below this has no structure, and no endless gradient
 
 
+def _energies(x: Tensor, hann: Tensor, hop: int) -> Tensor:
+    """`[B, 1, T]` -> energies of a spectrum's bins, `[B, frames, len(hann) / 2 + 1]`, float32."""
+    spectrum = torch.stft(x.squeeze(1).float(), len(hann), hop, window=hann, return_complex=True)
+    return torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2)
+
+
 class Envelopes(nn.Module):
     """1 - the extended short-time objective intelligibility (Jensen and Taal 2016) of segments of 0.4 s.
 
@@ -33,9 +39,7 @@ class Envelopes(nn.Module):
 
     def _envelopes(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`[B, 1, T]` -> energies of frames `[B, frames]`, envelopes `[B, bands, frames]`."""
-        hann = self.get_buffer("hann")
-        spectrum = torch.stft(x.squeeze(1), 2 * self.hop, self.hop, window=hann, return_complex=True)
-        energies = torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2)
+        energies = _energies(x, self.get_buffer("hann"), self.hop)
         bands = energies @ self.get_buffer("filters")
         return energies.sum(2), (bands + 1e-8).sqrt().transpose(1, 2)
 
@@ -46,7 +50,6 @@ class Envelopes(nn.Module):
 
     def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
         """`[B, 1, T]`, `[B, 1, T]` -> mean over frames that carry sound, -1 to 1 taken from 1."""
-        estimate, target = estimate.float(), target.float()
         with torch.no_grad():
             energies, wanted = self._envelopes(target)
             loud = energies > energies.amax(1, keepdim=True) * 10 ** (_SILENT_DB / 10)
@@ -89,9 +92,7 @@ class _Bands(nn.Module):
 
     def _levels(self, x: Tensor) -> Tensor:
         """`[B, 1, T]` -> dB, `[B, frames, bands]`."""
-        hann = self.get_buffer("hann")
-        spectrum = torch.stft(x.squeeze(1).float(), 4 * self.hop, self.hop, window=hann, return_complex=True)
-        energies = torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2)
+        energies = _energies(x, self.get_buffer("hann"), self.hop)
         return 10 * (energies @ self.get_buffer("filters") + 1e-7).log10()
 
     def compared(self, estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -119,9 +120,8 @@ class BandStructure(_Bands):
 
     def __init__(self, sample_rate: int) -> None:
         super().__init__(sample_rate)
-        edge = torch.tensor([[-1.0, 0.0, 1.0]]).square() * -1.0 / (2 * 0.5**2)
-        near = edge.exp() / edge.exp().sum()
-        self.register_buffer("near", (near.t() @ near)[None, None], persistent=False)
+        gauss = torch.tensor([-2.0, 0.0, -2.0]).softmax(0)  # deviation of half a band, half a frame
+        self.register_buffer("near", torch.outer(gauss, gauss)[None, None], persistent=False)
 
     def _smooth(self, x: Tensor) -> Tensor:
         return F.conv2d(F.pad(x[:, None], (1, 1, 1, 1), mode="replicate"), self.get_buffer("near"))[:, 0]

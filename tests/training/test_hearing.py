@@ -99,8 +99,8 @@ def test_band_levels_are_tens_of_decibels_where_not_masked(gain_db: float) -> No
 def test_band_levels_do_not_hear_which_noise_it_is() -> None:
     noises = (torch.randn(2, 1, 9600, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1))
     one, other = (0.1 * noise for noise in noises)
-    above = BandLevels(RATE)
-    assert float(above(one, other)) < 0.3 * float(above(3 * one, other))
+    distance = BandLevels(RATE)
+    assert float(distance(one, other)) < 0.3 * float(distance(3 * one, other))
 
 
 def test_structure_follows_visqols_similarity() -> None:
