@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple, dataclass
 
 from streamdac.errors import UsageError
 
 
+def _check_factors(what: str, factors: LossWeights | GradientShares) -> None:
+    if not all(0 <= factor < math.inf for factor in astuple(factors)):
+        raise UsageError(f"{what} must be 0 or more and finite, got {factors}")
+
+
 @dataclass(frozen=True)
 class LossWeights:
-    """Factors of the losses in the objective; a loss of weight 0 is only reported."""
+    """Factors of the losses in the objective; a loss of weight 0 is only reported.
+
+    Raises:
+        UsageError: one is below 0 or not finite.
+    """
 
     mel: float = 15.0
     stft: float = 1.0
@@ -34,6 +44,9 @@ class LossWeights:
     feature: float = 0.0
     """Of the distance of the discriminators' feature maps."""
 
+    def __post_init__(self) -> None:
+        _check_factors("weights of losses", self)
+
 
 @dataclass(frozen=True)
 class GradientShares:
@@ -56,8 +69,7 @@ class GradientShares:
     """For losses whose share is 0: power of a gain that takes frames far below their segment's level out of the gradient."""
 
     def __post_init__(self) -> None:
-        if min(astuple(self)) < 0:
-            raise UsageError(f"gradient shares must be 0 or more, got {self}")
+        _check_factors("gradient shares", self)
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,9 @@ def test_settings_change_by_key_and_value() -> None:
         ("decay_from=-1", "decay_from"),
         ("excess=0", "excess 0"),
         ("compressed_excess=Infinity", "compressed_excess inf"),
+        ("losses.bands=-1", "bands=-1"),
+        ("losses.structure=Infinity", "structure=inf"),
+        ("balance.structure=NaN", "structure=nan"),
     ],
 )
 def test_a_wrong_change_is_refused_by_name(change: str, said: str) -> None:
