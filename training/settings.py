@@ -37,6 +37,8 @@ class LossWeights:
     """Of the distance of levels in auditory bands."""
     structure: float = 0.0
     """Of what the similarity of their structure lacks."""
+    disturbance: float = 0.0
+    """Of loudness that is missing or added, as PESQ counts it."""
     l1: float = 0.0
     """Of the plain L1 distance."""
     generator: float = 0.0
@@ -63,6 +65,7 @@ class GradientShares:
     envelopes: float = 0.0
     bands: float = 0.0
     structure: float = 0.0
+    disturbance: float = 0.0
     adversarial: float = 0.0
     """Of the discriminators' verdicts and feature maps together."""
     quiet: float = 0.0

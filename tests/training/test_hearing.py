@@ -1,4 +1,4 @@
-"""The loss of envelopes, against the published measure and its own properties."""
+"""Losses of hearing, against the published measures and their own properties."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from streamdac.training.hearing import BandLevels, BandStructure, Envelopes
+from streamdac.training.hearing import BandLevels, BandStructure, Disturbance, Envelopes
 
 RATE = 24_000
 
@@ -114,3 +114,33 @@ def test_structure_follows_visqols_similarity() -> None:
         assert bool(loud.all())
         similarity = measure_patch_similarity(wanted[0].t().numpy(), coded[0].t().numpy()).similarity
         assert 1 - float(loss(noisy(x, snr), x)) == pytest.approx(similarity, abs=0.04)
+
+
+def test_disturbance_is_zero_for_equal_signals_and_grows_with_noise() -> None:
+    x, loss = voiced(), Disturbance(RATE)
+    distances = [float(loss(noisy(x, snr), x)) for snr in (60.0, 40.0, 20.0, 10.0, 0.0)]
+    assert float(loss(x, x)) == pytest.approx(0, abs=1e-3)
+    assert distances == sorted(distances)
+    assert distances[-1] > 20 * distances[0]
+
+
+def test_disturbance_counts_added_noise_for_more_than_missing_noise() -> None:
+    x, loss = voiced(), Disturbance(RATE)
+    y = noisy(x, 20.0)
+    assert float(loss(y, x)) > 3 * float(loss(x, y))
+
+
+@pytest.mark.parametrize("gain_db", [-6.0, 6.0])
+def test_disturbance_forgives_a_gain_over_the_whole_segment(gain_db: float) -> None:
+    x, loss = voiced(), Disturbance(RATE)
+    assert float(loss(x * 10 ** (gain_db / 20), x)) < 0.01 * float(loss(noisy(x, 20.0), x))
+
+
+@pytest.mark.parametrize(("estimate", "target"), [(0.0, 0.0), (0.0, 1.0), (1.0, 0.0), (1.0, 1.0)])
+def test_disturbance_of_silence_gives_finite_gradients(estimate: float, target: float) -> None:
+    y = (estimate * voiced()).requires_grad_()
+    distance = Disturbance(RATE)(y, target * voiced(seed=1))
+    distance.backward()
+    assert y.grad is not None
+    assert torch.isfinite(distance)
+    assert torch.isfinite(y.grad).all()

@@ -39,6 +39,7 @@ CALM = [
     "losses.envelopes=0",
     "losses.bands=0",
     "losses.structure=0",
+    "losses.disturbance=0",
     "excess=1",
     "compressed_excess=1",
 ]
