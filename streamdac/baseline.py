@@ -135,7 +135,7 @@ class BaselineEncoder:
 
 
 class BaselineDecoder:
-    """Codes `[1, K, F]` to PCM `[1, 1, T]`, hop by hop."""
+    """Codes `[1, K, F]` to PCM `[1, 1, T]`, hop by hop; without the long-term filter of a model that has one."""
 
     def __init__(self, network: DAC) -> None:
         self._layers = _cached(network.decoder.model)

@@ -24,6 +24,7 @@ _LIMITS = {
     "codebook_size": (2, 65_536),
     "codebook_dim": (1, 1_024),
 }
+_LONG_TERM_RATE = 8_000  # Hz; below it the taps around the shortest lag would reach the present
 _MAX_STAGES = 8
 _MAX_STRIDE = 64
 
@@ -57,6 +58,8 @@ class ModelConfig:
     quantizer_dropout: float = 0.5
     """Share of a training batch that uses a random number of codebooks."""
     padding: str = CAUSAL
+    long_term: bool = False
+    """Whether the decoder ends with a long-term postfilter (`streamdac.nn.long_term`)."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in _LIMITS.items():
@@ -79,6 +82,16 @@ class ModelConfig:
             raise UsageError(f"quantizer_dropout is {self.quantizer_dropout!r}, need 0 to 1")
         if self.padding not in PADDINGS:
             raise UsageError(f"padding is {self.padding!r}, need one of {', '.join(PADDINGS)}")
+        self._check_long_term()
+
+    def _check_long_term(self) -> None:
+        if type(self.long_term) is not bool:
+            raise UsageError(f"long_term is {self.long_term!r}, need true or false")
+        if self.long_term and not (self.causal and self.hop_length % 2 == 0 and self.sample_rate >= _LONG_TERM_RATE):
+            raise UsageError(
+                f"long_term needs causal padding, an even hop and at least {_LONG_TERM_RATE} Hz, "
+                f"not {self.padding}, {self.hop_length}, {self.sample_rate} Hz"
+            )
 
     def _check_widths(self) -> None:
         most = _LIMITS["decoder_dim"][1]
@@ -125,11 +138,11 @@ class ModelConfig:
         return self.frame_rate * self.bits_per_code * (self.n_codebooks if n_codebooks is None else n_codebooks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for JSON and weights metadata; widths only where there are some."""
+        """Plain types only, for JSON and weights metadata; without what is not there (widths, a long-term filter)."""
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
-            if value != ()
+            if value != () and value is not False
         }
 
 

@@ -8,7 +8,7 @@ from functools import cached_property
 
 from .config import ModelConfig
 from .executor import Executor
-from .plan import ConvOp, JoinOp, Op, Part, Plan, SplitOp, TransposeOp
+from .plan import ConvOp, JoinOp, LongTermOp, Op, Part, Plan, SplitOp, TransposeOp
 
 
 class CodecEngine:
@@ -30,12 +30,12 @@ class CodecEngine:
 
     @cached_property
     def unpadded(self) -> Executor:
-        """The network without any padding: codes one window of official chunked coding."""
+        """The network without any padding or long-term filter: codes one window of official chunked coding."""
         return self._make(unpadded_plan(self.plan))
 
 
 def unpadded_plan(plan: Plan) -> Plan:
-    """`plan` without padding, as `build_plan(network, padded=False)` gives it; the weights are shared."""
+    """`plan` without padding and long-term filter, as `build_plan(network, padded=False)` gives it; the weights are shared."""
     return replace(plan, encoder=_unpadded(plan.encoder), decoder=_unpadded(plan.decoder))
 
 
@@ -54,6 +54,8 @@ def _unpadded(part: Part) -> Part:
                 ops.append(op)
             case SplitOp():
                 ops.append(replace(op, crop=lost // 2))
+            case LongTermOp():  # needs what was before the window
+                pass
             case _:
                 ops.append(op)
     return replace(part, ops=tuple(reversed(ops)))

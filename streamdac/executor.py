@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import BadDataError
-from .plan import ConvOp, JoinOp, Part, SplitOp, TransposeOp
+from .plan import ConvOp, JoinOp, LongTermOp, Part, SplitOp, TransposeOp
 
 
 @dataclass
@@ -21,7 +21,8 @@ class State:
     """Where a stream through one part stands.
 
     Attributes:
-        buffers: per convolution, transposed convolution and split of the part, in order: the inputs still needed `[B, n, C]`.
+        buffers: for each operation of the part that keeps inputs (convolutions, transposed ones, splits, long-term filters),
+            in order, those still needed `[B, n, C]`.
         drops: beside each, outputs (transposed convolution) or inputs (split) still to be dropped at the start.
     """
 
@@ -43,6 +44,9 @@ class State:
                 case SplitOp():
                     buffers.append(torch.zeros(batch, 0, op.channels, device=device))
                     drops.append(op.crop)
+                case LongTermOp():
+                    buffers.append(torch.zeros(batch, op.geometry.left, 1, device=device))
+                    drops.append(0)
                 case _:
                     pass
         return cls(buffers, drops)
@@ -109,6 +113,9 @@ def slots_after(part: Part, samples: int) -> list[Slot]:
             case JoinOp():
                 place = splits.pop()
                 slots[place] = slots[place]._replace(rows=slots[place].rows - samples)
+            case LongTermOp(g):
+                slots.append(Slot(g.left + samples - op.ready(samples), 1, 0))
+                samples = op.ready(samples)
             case _:
                 pass
     return slots

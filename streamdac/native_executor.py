@@ -15,7 +15,8 @@ from torch import Tensor
 from . import native
 from .errors import UsageError
 from .executor import State
-from .plan import ConvOp, JoinOp, Op, Part, Plan, Quantizer, SnakeOp, SplitOp, TanhOp, TransposeOp
+from .nn.long_term import FLOOR, KNOTS, SHARPNESS
+from .plan import ConvOp, JoinOp, LongTermOp, Op, Part, Plan, Quantizer, SnakeOp, SplitOp, TanhOp, TransposeOp
 
 
 class NativeState:
@@ -163,6 +164,10 @@ def _operation(op: Op) -> tuple[Any, ...]:
             return ("join",)
         case TanhOp():
             return ("tanh",)
+        case LongTermOp(g, own, past):
+            sizes, knots = (g.block, g.window, g.least, g.most), torch.tensor(KNOTS)
+            rest = (g.low_pass, knots, own, past)
+            return "long_term", *sizes, SHARPNESS, FLOOR, *(_floats(values) for values in rest)
 
 
 def _operations(part: Part) -> list[tuple[Any, ...]]:

@@ -26,6 +26,7 @@ from .nn.layers import (
     TransposeGeometry,
     fold_weight_norm,
 )
+from .nn.long_term import TAP_SCALE, LongTermFilter, LongTermGeometry
 from .nn.network import DAC
 from .nn.quantizer import ResidualQuantizer, VectorQuantizer
 
@@ -95,7 +96,24 @@ class JoinOp:
     """End of a residual unit: add what the last split kept, as far as the body has come."""
 
 
-Op = ConvOp | TransposeOp | SnakeOp | TanhOp | SplitOp | JoinOp
+@dataclass(frozen=True, eq=False)
+class LongTermOp:
+    """A long-term postfilter, one block of outputs for each block of inputs; taps `[filters, taps]` ready for use."""
+
+    geometry: LongTermGeometry
+    own: Tensor
+    past: Tensor
+
+    def ready(self, samples: int) -> int:
+        """Outputs complete after `samples` inputs: whole blocks."""
+        return samples // self.geometry.block * self.geometry.block
+
+    def total(self, samples: int) -> int:
+        """The same: a causal decoder makes whole hops."""
+        return self.ready(samples)
+
+
+Op = ConvOp | TransposeOp | SnakeOp | TanhOp | SplitOp | JoinOp | LongTermOp
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,14 +127,14 @@ class Part:
     def ready(self, samples: int) -> int:
         """Outputs complete after `samples` inputs, before a flush."""
         for op in self.ops:
-            if isinstance(op, ConvOp | TransposeOp):
+            if isinstance(op, ConvOp | TransposeOp | LongTermOp):
                 samples = op.ready(samples)
         return samples
 
     def total(self, samples: int) -> int:
         """Outputs of a whole signal of `samples` inputs."""
         for op in self.ops:
-            if isinstance(op, ConvOp | TransposeOp):
+            if isinstance(op, ConvOp | TransposeOp | LongTermOp):
                 samples = op.total(samples)
         return samples
 
@@ -128,6 +146,8 @@ class Part:
                 outputs = max(0, (outputs - 1) * g.stride + g.window - g.left)
             elif isinstance(op, TransposeOp):
                 outputs = -(-(outputs + op.geometry.trim_left) // op.geometry.stride)
+            elif isinstance(op, LongTermOp):
+                outputs = -(-outputs // op.geometry.block) * op.geometry.block
         return outputs
 
     def first_seen(self, output: int) -> int:
@@ -137,6 +157,8 @@ class Part:
                 output = output * op.geometry.stride - op.geometry.left
             elif isinstance(op, TransposeOp):
                 output = (output + op.geometry.trim_left) // op.geometry.stride - 1
+            elif isinstance(op, LongTermOp):
+                output = output // op.geometry.block * op.geometry.block - op.geometry.left
         return output
 
 
@@ -208,9 +230,11 @@ class Plan:
 
 
 def build_plan(network: DAC, *, padded: bool = True) -> Plan:
-    """Flatten `network`, with its own padding or (as in the official tool's chunks) without any."""
+    """Flatten `network`, with its own padding or (as in the official tool's chunks) without any, and without long-term filter."""
     encoder = _flatten(network.encoder.block, padded)
     decoder = _flatten(network.decoder.model, padded)
+    if padded and network.decoder.long_term is not None:
+        decoder.append(_long_term_op(network.decoder.long_term))
     config = network.config
     return Plan(
         config=config,
@@ -272,6 +296,10 @@ def _transpose_op(layer: ConvTranspose, padded: bool) -> TransposeOp:
     current, before = weight.permute(0, 2, 1).split(geometry.stride, dim=1)  # [C_in, stride, C_out] each
     window = torch.stack([before, current]).reshape(2, c_in, geometry.stride * c_out)
     return TransposeOp(geometry, window.contiguous(), _folded(layer.bias).repeat(geometry.stride))
+
+
+def _long_term_op(layer: LongTermFilter) -> LongTermOp:
+    return LongTermOp(layer.geometry, TAP_SCALE * _folded(layer.own), TAP_SCALE * _folded(layer.past))
 
 
 def fold_quantizer(quantizer: ResidualQuantizer) -> Quantizer:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from .executor import State
-from .plan import ConvOp, JoinOp, Op, Plan, Quantizer, SnakeOp, SplitOp, TanhOp, TransposeOp
+from .nn.long_term import FLOOR, SHARPNESS, TAPS, filter_shares
+from .plan import ConvOp, JoinOp, LongTermOp, Op, Plan, Quantizer, SnakeOp, SplitOp, TanhOp, TransposeOp
 
 _BLOCK_SAMPLES = 1 << 15  # PCM samples (all rows) run through the network at once: bounds memory, keeps work in cache
 
@@ -142,6 +143,8 @@ def _compiled(op: Op, device: torch.device) -> _Step:
             return _split
         case JoinOp():
             return _join
+        case LongTermOp():
+            return _long_term(op, device)
         case TanhOp():
             return lambda state, cursor, x, last: torch.tanh(x)
 
@@ -207,6 +210,50 @@ def _transpose(op: TransposeOp, device: torch.device) -> _Step:
         return y[:, dropped:] if dropped else y
 
     return step
+
+
+def _long_term(op: LongTermOp, device: torch.device) -> _Step:
+    g = op.geometry
+    own, past = op.own.to(device), op.past.to(device)
+    low_pass, fade = g.low_pass.to(own)[None, None], g.fade.to(own)
+
+    def kernels(frames: Tensor) -> Tensor:
+        """Smoothed `[N, window + most]` up to the end of a block -> its filter, last tap first `[N, reach + 1]`."""
+        product = _correlated(frames, frames[:, g.most :])  # longest lag first, the last is 0
+        energy = torch.nn.functional.pad(frames.double().square().cumsum(1), (1, 0))
+        energy = (energy[:, g.window :] - energy[:, : -g.window]).to(frames)
+        correlation = product[:, : g.lags] * torch.rsqrt(energy[:, : g.lags] * energy[:, -1:] + FLOOR)
+        weights = torch.softmax(SHARPNESS * correlation, dim=1)
+        shares = filter_shares((weights * correlation).sum(1))
+        around = _correlated(torch.nn.functional.pad(weights, (TAPS - 1, TAPS - 1)), shares @ past)
+        around = torch.nn.functional.pad(around, (0, g.reach + 1 - around.shape[1]))
+        around[:, -TAPS:] += (shares @ own).flip(1)
+        return around
+
+    def step(state: State, cursor: _Cursor, x: Tensor, last: bool) -> Tensor:
+        slot = cursor.take()
+        x = torch.cat([state.buffers[slot], x], dim=1)
+        batch = x.shape[0]
+        blocks = (x.shape[1] - g.left) // g.block
+        state.buffers[slot] = x[:, blocks * g.block :]
+        if not blocks:
+            return x[:, :0]
+        x = x[:, : g.left + blocks * g.block, 0]
+        smooth = torch.nn.functional.conv1d(x[:, None], low_pass)[:, 0]
+        frames = smooth.unfold(1, g.window + g.most, g.block)  # of the block before the first, too
+        filters = kernels(frames.reshape(-1, g.window + g.most)).view(batch, blocks + 1, g.reach + 1)
+        spans = x[:, g.left - g.reach :].unfold(1, g.reach + g.block, g.block).reshape(batch * blocks, -1)
+        falling = _correlated(spans, filters[:, :-1].reshape(batch * blocks, -1))
+        rising = _correlated(spans, filters[:, 1:].reshape(batch * blocks, -1))
+        change = rising * fade + falling * (1 - fade)
+        return (x[:, g.left :] + change.view(batch, -1))[:, :, None]
+
+    return step
+
+
+def _correlated(x: Tensor, taps: Tensor) -> Tensor:
+    """Row by row, sums of x[n + k] taps[k]: `[N, T]`, `[N, K]` -> `[N, T - K + 1]`."""
+    return torch.nn.functional.conv1d(x[None], taps[:, None], groups=x.shape[0])[0]
 
 
 def _split(state: State, cursor: _Cursor, x: Tensor, last: bool) -> Tensor:

@@ -22,7 +22,7 @@ LATEST = "checkpoint-latest.pt"
 BEST = "checkpoint-best.pt"
 FORMAT = 1
 WEIGHTS_FORMAT = "streamdac-1"
-_MAY_DIFFER = ("padding", "n_codebooks", "quantizer_dropout")
+_MAY_DIFFER = ("padding", "n_codebooks", "quantizer_dropout", "long_term")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -118,7 +118,8 @@ def _weights(checkpoint: dict[str, Any], *, average: bool) -> dict[str, Tensor]:
 def load_initial(network: DAC, path: Path) -> None:
     """Start `network` from a weights file, or from the averaged weights of a checkpoint or run.
 
-    They may be of the other padding, have more codebooks and another quantiser dropout; all else must be the same.
+    They may be of the other padding, have more codebooks, another quantiser dropout and no long-term filter;
+    all else must be the same.
 
     Raises:
         NoInputError: there is no such file.
@@ -136,8 +137,12 @@ def load_initial(network: DAC, path: Path) -> None:
     other = [key for key in keys if mine.get(key) != theirs.get(key)]
     if other or mine["n_codebooks"] > theirs["n_codebooks"]:
         differs = ", ".join(f"{key} {theirs.get(key)} against {mine.get(key)}" for key in [*other, "n_codebooks"])
-        raise UsageError(f"{path} is of another model: {differs} (it may have more codebooks and another padding)")
+        raise UsageError(
+            f"{path} is of another model: {differs} (it may have more codebooks, another padding and long-term filter)"
+        )
     wanted = network.state_dict()
+    if not config.long_term:  # a filter that is new begins without an effect
+        tensors |= {name: value for name, value in wanted.items() if name.startswith("decoder.long_term.")}
     if missing := sorted(set(wanted) - set(tensors)):
         raise BadDataError(f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first is {missing[0]}")
     network.load_state_dict({name: tensors[name].float() for name in wanted})

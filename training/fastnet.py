@@ -108,7 +108,8 @@ def decode(network: DAC, z: Tensor, dtype: torch.dtype) -> Tensor:
     taps = out.float() @ last.weight.squeeze(0)  # [B, T + 6, 7]
     steps = out.shape[1] - last.geometry.kernel + 1
     wave = sum((taps[:, k : k + steps, k] for k in range(last.geometry.kernel)), start=last.bias)
-    return torch.tanh(wave).unsqueeze(1)
+    audio = torch.tanh(wave).unsqueeze(1)
+    return audio if network.decoder.long_term is None else network.decoder.long_term(audio)
 
 
 def best_cpu_dtype(candidates: Iterable[torch.dtype] = (torch.bfloat16, torch.float32)) -> torch.dtype:

@@ -66,6 +66,9 @@ struct Kernels {
     void (*single)(const float* x, int64_t x_row, int64_t rows, int64_t taps, int64_t tap, int64_t count,
                    const float* weights, float bias, Activation activation, float* out);
 
+    // y[n] = sum of x[n + k] * taps[k] over k, in this order. Whole vectors are read and written, past `outputs` too.
+    void (*correlate)(const float* x, const float* taps, int64_t count, float* y, int64_t outputs);
+
     // Best entry for each of `frames` queries: directions `[blocks][dims][SEARCH_VECTORS * width]`.
     void (*search)(const float* query, int64_t query_row, int64_t frames, const float* directions, int64_t dims,
                    int64_t entries, int32_t* best);

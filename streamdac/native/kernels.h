@@ -6,7 +6,7 @@
 // (residual add, Snake, tanh) is done on the sums as they leave the registers, so that a sample is activated once.
 //
 // Files: array.h memory, simd.h + *_body.h + kernels_*.cpp inner loops, packing.cpp weights, part.cpp the plan,
-// streams.cpp state, run.cpp one push, quantizer.cpp search and lookup, threads.cpp the optional pool, module.cpp Python.
+// long_term.cpp the postfilter, streams.cpp state, run.cpp one push, quantizer.cpp search and lookup, threads.cpp the optional pool, module.cpp Python.
 #pragma once
 
 #include "array.h"
@@ -53,6 +53,25 @@ struct Matrix {
               int64_t channels);
 };
 
+// ---------------------------------------------------------------- long-term filter (long_term.cpp)
+
+// Sizes in samples and what was learnt, as streamdac/nn/long_term.py has them.
+struct LongTerm {
+    int64_t block = 0, window = 0, least = 0, most = 0;
+    int64_t taps = 0, filters = 0;
+    float sharpness = 0, floor = 0;
+    Array<float> low_pass, knots, own, past;  // knots `[filters + 1]`, own and past `[filters][taps]`
+
+    int64_t lags() const { return most - least + 1; }
+    int64_t reach() const { return most + taps / 2; }
+    int64_t left() const { return window + most + low_pass.count() - 1; }  // inputs before a block that it depends on
+    Fault check() const;
+
+    // `blocks` windows, `block` apart, to as many blocks of outputs. `scratch` holds scratch_floats().
+    void run(const Kernels& kernels, const float* x, int64_t blocks, float* scratch, float* out) const;
+    int64_t scratch_floats() const;
+};
+
 // ---------------------------------------------------------------- a plan's part (part.cpp)
 
 // One convolution with all that follows it up to the next one.
@@ -71,7 +90,9 @@ struct Stage {
     Array<float> row;
     Array<float> alpha, inverse;
     Array<Segment> segments;
+    LongTerm* long_term = nullptr;  // its own, instead of a convolution; or null
 
+    ~Stage() { delete long_term; }
     int64_t window() const { return (kernel - 1) * dilation + 1; }
 };
 
@@ -104,6 +125,8 @@ public:
     Fault add_tanh();
     Fault add_split(int64_t channels, int64_t crop);
     Fault add_join();
+    // Takes the filter over, whatever comes of it.
+    Fault add_long_term(LongTerm* filter);
     Fault finish();
 
     const Kernels& kernels() const { return kernels_; }

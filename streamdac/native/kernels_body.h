@@ -142,6 +142,28 @@ static void single(const float* x, int64_t x_row, int64_t rows, int64_t taps, in
     }
 }
 
+// ---------------------------------------------------------------- one filter over a signal
+
+// LANES vectors of outputs at a time.
+template <int LANES>
+INLINE void correlate_at(const float* x, const float* taps, int64_t count, float* y) {
+    V sums[LANES] = {};
+    for (int64_t k = 0; k < count; ++k) {
+        const V tap = splat(taps[k]);
+#pragma GCC unroll 8
+        for (int j = 0; j < LANES; ++j) sums[j] = fma(load(x + k + j * WIDTH), tap, sums[j]);
+    }
+#pragma GCC unroll 8
+    for (int j = 0; j < LANES; ++j) store(y + j * WIDTH, sums[j]);
+}
+
+static void correlate(const float* x, const float* taps, int64_t count, float* y, int64_t outputs) {
+    int64_t n = 0;
+    for (; n + 7 * WIDTH < outputs; n += 8 * WIDTH) correlate_at<8>(x + n, taps, count, y + n);
+    for (; n + WIDTH < outputs; n += 2 * WIDTH) correlate_at<2>(x + n, taps, count, y + n);
+    for (; n < outputs; n += WIDTH) correlate_at<1>(x + n, taps, count, y + n);
+}
+
 // ---------------------------------------------------------------- codebook search
 
 // The best so far in each lane; lanes and places are merged at the end, the first of equals winning.
@@ -247,6 +269,7 @@ constexpr Kernels table(const char* name) {
     fill_tiles<4, rows_for(4)>(k);
     k.finish = finish;
     k.single = single;
+    k.correlate = correlate;
     k.search = search;
     k.subtract = subtract;
     return k;

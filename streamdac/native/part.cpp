@@ -61,7 +61,8 @@ Fault Part::add_stage(Stage* stage, const float* weight, const float* bias) {
     Stage& s = *stage;
     s.add_slot = s.raw_slot = -1;
     Fault fault = NO_FAULT;
-    if (finished_) fault = {"operations after the end", 1, 0};
+    const bool ended = finished_ || (stages_.count() && stages_[stages_.count() - 1]->long_term);
+    if (ended) fault = {"operations after the end", 1, 0};
     else if (s.c_in != channels_) fault = {"input channels", s.c_in, channels_};
     else if (s.c_out < 1 || s.c_out * s.groups > MAX_CHANNELS) fault = {"output channels", s.c_out * s.groups, MAX_CHANNELS};
     if (fault) {
@@ -143,12 +144,16 @@ Fault Part::add_join() {
 Fault Part::finish() {
     if (stages_.count() == 0) return {"convolutions", 0, 1};
     if (n_open_) return {"splits without a join", n_open_, 0};
-    Stage& s = *stages_[stages_.count() - 1];
-    if (s.raw_slot >= 0) return {"splits at the end", 1, 0};
+    int64_t end = stages_.count() - 1;
+    if (stages_[end]->raw_slot >= 0) return {"splits at the end", 1, 0};
+    const bool filtered = stages_[end]->long_term != nullptr;
+    if (filtered) --end;
+    Stage& s = *stages_[end];
     finished_ = true;
-    for (int i = 0; i + 1 < n_stages(); ++i) stages_[i]->matrix.following = stages_[i + 1]->matrix.weights.data();
+    for (int i = 0; i < end; ++i) stages_[i]->matrix.following = stages_[i + 1]->matrix.weights.data();
     const bool plain = s.groups == 1 && s.add_slot < 0 && s.activation != SNAKE;
-    if (end_ != AUDIO_OUT || s.c_out != 1 || !plain) return NO_FAULT;
+    if (end_ != AUDIO_OUT || s.c_out != 1 || !plain)
+        return filtered ? Fault{"a long-term filter must follow a plain convolution: such operations before it", 0, 1} : NO_FAULT;
     s.single = true;
     if (!s.row.allocate(s.kernel * s.in_row)) return NO_MEMORY;
     const int64_t wide = s.matrix.panels[0].vectors * kernels_.width;  // column 0 of the only panel
@@ -159,7 +164,7 @@ Fault Part::finish() {
 
 int64_t Part::out_row() const {
     const Stage& s = *stages_[stages_.count() - 1];
-    return s.single ? 1 : s.matrix.columns / s.groups;
+    return s.single || s.long_term ? 1 : s.matrix.columns / s.groups;
 }
 
 int64_t Part::weight_bytes() const {

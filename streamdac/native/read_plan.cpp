@@ -79,6 +79,36 @@ static bool read_snake(Part& part, PyObject* operation, const char* where) {
     return !fault || raise(fault, where);
 }
 
+// (block, window, least, most), sharpness, floor, low-pass, knots, own taps and taps around the lag.
+static bool read_long_term(Part& part, PyObject* operation, const char* where) {
+    const char* name;
+    long long block, window, least, most;
+    float sharpness, floor;
+    PyObject *low_pass, *knots, *own, *past;
+    if (!PyArg_ParseTuple(operation, "sLLLLffOOOO", &name, &block, &window, &least, &most, &sharpness, &floor, &low_pass, &knots,
+                          &own, &past))
+        return false;
+    Buffer l, k, o, p;
+    if (!l.open(low_pass, 'f', "low_pass", 1) || !k.open(knots, 'f', "knots", 1)) return false;
+    if (!o.open(own, 'f', "own", 2) || !p.open(past, 'f', "past", 2)) return false;
+    if (!k.sized("knots", o.size(0) + 1) || !p.sized("past", o.size(0), o.size(1))) return false;
+    LongTerm* filter = new (std::nothrow) LongTerm();
+    if (!filter || !filter->low_pass.allocate(l.size(0)) || !filter->knots.allocate(k.size(0)) ||
+        !filter->own.allocate(o.size(0) * o.size(1)) || !filter->past.allocate(p.size(0) * p.size(1))) {
+        delete filter;
+        return raise(NO_MEMORY, where);
+    }
+    filter->block = block, filter->window = window, filter->least = least, filter->most = most;
+    filter->sharpness = sharpness, filter->floor = floor;
+    filter->filters = o.size(0), filter->taps = o.size(1);
+    copy_values(filter->low_pass.data(), l.floats(), l.size(0));
+    copy_values(filter->knots.data(), k.floats(), k.size(0));
+    copy_values(filter->own.data(), o.floats(), filter->own.count());
+    copy_values(filter->past.data(), p.floats(), filter->past.count());
+    const Fault fault = part.add_long_term(filter);
+    return !fault || raise(fault, where);
+}
+
 static bool read_operation(Part& part, PyObject* operation, const char* where) {
     if (!PyTuple_Check(operation) || PyTuple_GET_SIZE(operation) == 0) {
         PyErr_Format(PyExc_ValueError, "%s: an operation is not a tuple that begins with its name", where);
@@ -90,6 +120,7 @@ static bool read_operation(Part& part, PyObject* operation, const char* where) {
     if (std::strcmp(name, "conv") == 0) return read_conv(part, operation, where);
     if (std::strcmp(name, "transpose") == 0) return read_transpose(part, operation, where);
     if (std::strcmp(name, "snake") == 0) return read_snake(part, operation, where);
+    if (std::strcmp(name, "long_term") == 0) return read_long_term(part, operation, where);
     if (std::strcmp(name, "split") == 0) {
         long long channels, crop;
         if (!PyArg_ParseTuple(operation, "sLL", &name, &channels, &crop)) return false;

@@ -155,9 +155,11 @@ struct Runner {
     };
 
     Output output(int index, int64_t stream) const;
+    float* audio(int index, int64_t stream) const;
     void single(int index, const Range& part) const;
     void direct(int index, const Range& part) const;
     void gathered(int index, const Range& part) const;
+    void filtered(int index, const Range& part) const;
     void stage(int index, const Range& part) const;
     void alone(int64_t stream, int64_t count) const;
     void together(const Share& share) const;
@@ -201,7 +203,21 @@ void Runner::single(int index, const Range& part) const {
         streams.part().kernels().single(q.at(b, part.row * s.stride), s.stride * s.in_row, part.rows,
                                         touching ? 1 : s.kernel, s.dilation * s.in_row,
                                         touching ? s.kernel * s.in_row : s.in_row, s.row.data(), s.matrix.bias[0],
-                                        s.activation, out + b * out_stream + part.row);
+                                        s.activation, audio(index, b) + part.row);
+}
+
+// Where the samples of a stage with one float a sample go: out, or to the long-term filter.
+float* Runner::audio(int index, int64_t stream) const {
+    if (index + 1 == streams.part().n_stages()) return out + stream * out_stream;
+    Queue& q = streams.queues_[streams.part().stage(index + 1).slot];
+    return q.at(stream, q.rows);
+}
+
+void Runner::filtered(int index, const Range& part) const {
+    const Stage& s = streams.part().stage(index);
+    for (int64_t b = part.stream; b < part.stream + part.streams; ++b)
+        s.long_term->run(streams.part().kernels(), streams.queues_[s.slot].at(b, part.row * s.stride), part.rows, scratch,
+                         audio(index, b) + part.row * s.groups);
 }
 
 // Each stream's own windows, as they lie; rows in blocks that stay in the cache.
@@ -254,7 +270,9 @@ void Runner::gathered(int index, const Range& part) const {
 
 void Runner::stage(int index, const Range& part) const {
     const Stage& s = streams.part().stage(index);
-    if (part.rows <= 0 || part.panels <= 0) return;
+    if (part.rows <= 0) return;
+    if (s.long_term) return filtered(index, part);
+    if (part.panels <= 0) return;
     if (s.single) single(index, part);
     else if (part.streams > 1 && streams.steps_[index].windows < FEW_ROWS) gathered(index, part);
     else direct(index, part);
@@ -274,7 +292,7 @@ void Runner::together(const Share& share) const {
     for (int i = 0; i < streams.part().n_stages(); ++i) {
         const Stage& s = streams.part().stage(i);
         const int64_t windows = streams.steps_[i].windows, panels = s.matrix.panels.count();
-        const bool by_rows = s.single || windows >= 4 * FEW_ROWS * share.threads;
+        const bool by_rows = s.single || s.long_term || windows >= 4 * FEW_ROWS * share.threads;
         const int64_t total = by_rows ? windows : panels;
         const int64_t first = total * share.thread / share.threads, end = total * (share.thread + 1) / share.threads;
         if (by_rows) stage(i, {0, streams.batch_, first, end - first, 0, panels});
@@ -289,6 +307,10 @@ bool Streams::reserve_scratch(int threads) {
     int64_t most = CHUNKED_ROWS * 64;
     for (int i = 0; i < part_.n_stages(); ++i) {
         const Stage& s = part_.stage(i);
+        if (s.long_term) {
+            if (s.long_term->scratch_floats() > most) most = s.long_term->scratch_floats();
+            continue;
+        }
         // Partial sums of a block of rows, or of the gathered ones behind their windows; one panel's width.
         const int64_t fitting = BLOCK_FLOATS / (s.stride * s.in_row);
         const int64_t block = fitting < CHUNKED_ROWS ? CHUNKED_ROWS : fitting;

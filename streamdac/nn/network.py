@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from ..config import ModelConfig
 from .layers import Conv, ConvTranspose, ResidualUnit, Snake, conv_geometry, transpose_geometry
+from .long_term import LongTermFilter
 from .quantizer import Quantized, ResidualQuantizer
 
 DILATIONS = (1, 3, 9)
@@ -78,11 +79,12 @@ class Decoder(nn.Module):
             layers.append(DecoderBlock(c_in, c_out, stride, causal=causal))
         layers += [Snake(channels[-1]), Conv(channels[-1], 1, conv_geometry(7, causal=causal)), nn.Tanh()]
         self.model = nn.Sequential(*layers)
+        self.long_term = LongTermFilter(config) if config.long_term else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Offline."""
         y: Tensor = self.model(x)
-        return y
+        return y if self.long_term is None else self.long_term(y)
 
 
 class DAC(nn.Module):
@@ -156,5 +158,7 @@ def randomize(network: nn.Module, seed: int = 0) -> None:
             parameter.copy_(0.5 + noise)
         elif name.endswith("bias"):
             parameter.copy_(0.4 * (noise - 0.5))
+        elif ".long_term." in name:
+            parameter.copy_(0.04 * (noise - 0.5))
         else:
             parameter.copy_(2 * (noise - 0.5))

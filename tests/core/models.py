@@ -24,6 +24,10 @@ GEOMETRIES = {
         encoder_rates=(5, 2, 1), encoder_widths=(3, 8, 8, 6), latent_dim=6, decoder_rates=(1, 2, 5),
         decoder_widths=(8, 12, 6, 2), n_codebooks=4, codebook_size=32, codebook_dim=4, padding=CAUSAL,
     ),
+    "causal-long-term": ModelConfig(
+        sample_rate=8000, encoder_dim=4, encoder_rates=(5, 2, 2), latent_dim=12, decoder_dim=16, decoder_rates=(2, 2, 5),
+        n_codebooks=4, codebook_size=64, codebook_dim=4, padding=CAUSAL, long_term=True,
+    ),
     "centred": ModelConfig(
         encoder_dim=4, encoder_rates=(2, 4), latent_dim=12, decoder_dim=16, decoder_rates=(4, 2), n_codebooks=4,
         codebook_size=64, codebook_dim=4, padding=CENTRED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -96,4 +97,47 @@ class Reference:
             for place, dilation in enumerate((1, 3, 9), start=2):
                 x = self.unit(x, f"decoder.model.{stage}.block.{place}", dilation)
         last = len(self.config.decoder_rates) + 1
-        return torch.tanh(self.conv(self.snake(x, f"decoder.model.{last}"), f"decoder.model.{last + 1}"))
+        audio = torch.tanh(self.conv(self.snake(x, f"decoder.model.{last}"), f"decoder.model.{last + 1}"))
+        return torch.stack([self.comb(row[0]) for row in audio])[:, None] if self.config.long_term else audio
+
+    def comb(self, x: Tensor) -> Tensor:
+        """The long-term filter `[T]` to `[T]`, lag by lag."""
+        rate, block = self.config.sample_rate, self.config.hop_length // 2
+        shortest, longest, compared = round(rate / 500), round(rate / 60), round(rate / 50)
+        own, past = (10 * self.get(f"decoder.long_term.{name}") for name in ("own", "past"))
+        half = int(0.0007 * rate / 2 + 0.25)
+        hann = torch.tensor([math.cos(math.pi * n / (2 * half + 2)) ** 2 for n in range(-half, half + 1)])
+        before = 2 * (longest + compared)
+        smooth = F.conv1d(F.pad(x, (before + 2 * half, 0))[None, None], (hann / hann.sum()).to(x)[None, None])[0, 0]
+
+        def kernel(end: int) -> Tensor:
+            """Taps by lag for the pitch of what ends at sample `end`."""
+            present = smooth[before + end - compared : before + end]
+            fits = torch.zeros(longest + 1).to(x)
+            for lag in range(shortest, longest + 1):
+                then = smooth[before + end - compared - lag : before + end - lag]
+                fits[lag] = (present @ then) / math.sqrt((present @ present) * (then @ then) + 1e-8)
+            weights = torch.zeros_like(fits)
+            weights[shortest:] = torch.softmax(40 * fits[shortest:], dim=0)
+            taps = torch.zeros(longest + 8).to(x)
+            fit = float(weights @ fits)
+            for share, near, far in zip(hats(fit), own, past, strict=True):
+                taps[:15] += share * near
+                for lag in range(shortest, longest + 1):
+                    taps[lag - 7 : lag + 8] += share * weights[lag] * far
+            return taps
+
+        y = x.clone()
+        for start in range(0, len(x), block):
+            old, new = kernel(start), kernel(start + block)
+            for n in range(start, start + block):
+                taps = new * ((n - start) / block) + old * (1 - (n - start) / block)
+                y[n] += sum(taps[lag] * x[n - lag] for lag in range(min(n, longest + 7) + 1))
+        return y
+
+
+def hats(fit: float) -> list[float]:
+    """How much each of three filters counts where the past fits that well."""
+    rising = [(fit - low) / (high - low) for low, high in ((0.4, 0.55), (0.55, 0.75), (0.75, 0.9))]
+    falling = [(high - fit) / (high - low) for low, high in ((0.55, 0.75), (0.75, 0.9))]
+    return [min(max(min(up, down), 0.0), 1.0) for up, down in zip(rising, [*falling, 1.0], strict=True)]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from streamdac import native
 from streamdac.codec import make_executor
@@ -34,11 +34,18 @@ def examples(count: int) -> settings:
     return settings(max_examples=min(count, MOST_EXAMPLES), deadline=None)
 
 
-GEOMETRIES = (CAUSAL, CENTRED, "unpadded")
+LONG_TERM = "long-term"  # causal, with a filter behind the decoder
+GEOMETRIES = (CAUSAL, CENTRED, "unpadded", LONG_TERM)
 every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES)
 
 
-def configs(padding: str = CAUSAL) -> st.SearchStrategy[ModelConfig]:
+def settings_of(geometry: str) -> dict[str, Any]:
+    """What a config of that geometry says of itself. Small signals are long beside the lags at a low rate."""
+    padding = CAUSAL if geometry in (CAUSAL, LONG_TERM) else CENTRED
+    return {"padding": padding, **({"long_term": True, "sample_rate": 8000} if geometry == LONG_TERM else {})}
+
+
+def configs(geometry: str = CAUSAL) -> st.SearchStrategy[ModelConfig]:
     """Odd widths, odd strides, odd codebooks."""
     rates = st.lists(st.integers(1, 5), min_size=1, max_size=3).map(tuple)
     widths = st.none() | st.lists(st.integers(1, 40), min_size=4, max_size=4).map(tuple)
@@ -46,7 +53,9 @@ def configs(padding: str = CAUSAL) -> st.SearchStrategy[ModelConfig]:
     def made(rates: tuple[int, ...], widths: tuple[int, ...] | None, **rest: Any) -> ModelConfig:
         mine = () if widths is None else widths[: len(rates) + 1]
         both = {"encoder_widths": mine, "decoder_widths": mine[::-1]}
-        return ModelConfig(encoder_rates=rates, decoder_rates=rates[::-1], padding=padding, **both, **rest)
+        if geometry == LONG_TERM:
+            rates = (*rates[:-1], 2 * rates[-1])  # an even hop
+        return ModelConfig(encoder_rates=rates, decoder_rates=rates[::-1], **settings_of(geometry), **both, **rest)
 
     return st.builds(
         made,
@@ -75,7 +84,7 @@ SMALL = {
 
 @functools.cache
 def small_plan(geometry: str, seed: int = 0) -> Plan:
-    return make_plan(ModelConfig(**SMALL, padding=CAUSAL if geometry == CAUSAL else CENTRED), geometry, seed)  # type: ignore[arg-type]
+    return make_plan(ModelConfig(**SMALL, **settings_of(geometry)), geometry, seed)  # type: ignore[arg-type]
 
 
 def make_plan(config: ModelConfig, geometry: str, seed: int = 0) -> Plan:
@@ -88,8 +97,11 @@ def make_plan(config: ModelConfig, geometry: str, seed: int = 0) -> Plan:
 def gentle_plan(geometry: str, seed: int = 0) -> Plan:
     """As a network begins its training: rounding is not amplified as random weights amplify it."""
     torch.manual_seed(seed)
-    config = ModelConfig(**SMALL, padding=CAUSAL if geometry == CAUSAL else CENTRED)  # type: ignore[arg-type]
-    return build_plan(DAC(config), padded=geometry != "unpadded")
+    network = DAC(ModelConfig(**SMALL, **settings_of(geometry)))  # type: ignore[arg-type]
+    if network.decoder.long_term is not None:  # begins without an effect
+        for taps in network.decoder.long_term.parameters():
+            nn.init.uniform_(taps, -0.02, 0.02)
+    return build_plan(network, padded=geometry != "unpadded")
 
 
 @functools.cache

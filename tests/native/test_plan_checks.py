@@ -91,6 +91,40 @@ def test_shapes_that_disagree_are_named(spoil: Any, message: str) -> None:
     assert message in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda g: put(g, "decoder", -1, 1, 0), "decoder: length of a long-term filter: got 0, need 65536"),
+        (lambda g: put(g, "decoder", -1, 4, 1 << 40), "length of a long-term filter: got 1099511627776, need 65536"),
+        (lambda g: put(g, "decoder", -1, 3, 200), "shortest lag, at most the longest: got 200, need 133"),
+        (lambda g: put(g, "decoder", -1, 3, 6), "at most twice its shortest lag: got 15, need 12"),
+        (lambda g: put(g, "decoder", -1, 8, np.zeros(4, np.float32)), "knots that rise: got 1, need 2"),
+        (lambda g: put(g, "decoder", -1, 8, array(3)), "knots has 3 items in dimension 0, need 4"),
+        (lambda g: put(g, "decoder", -1, 10, array(3, 14)), "past has 14 items in dimension 1, need 15"),
+        (lambda g: put(g, "decoder", -1, 7, array(0)), "taps of a low-pass: got 0, need 65536"),
+        (lambda g: g["decoder"].append(g["decoder"][-1]), "must follow a decoder's last convolution: channels before it: got 0"),
+        (lambda g: g["decoder"].append(g["decoder"][0]), "decoder: operations after the end: got 1, need 0"),
+        (lambda g: g["decoder"].insert(1, g["decoder"].pop()), "channels before it: got 52, need 1"),
+        (lambda g: put(g, "decoder", -2, 0, "snake"), "3 arguments (1 given)"),
+        (lambda g: g["encoder"].append(g["decoder"][-1]), "must follow a decoder's last convolution"),
+    ],
+)  # fmt: skip
+def test_a_long_term_filter_that_cannot_be_is_named(spoil: Any, message: str) -> None:
+    given = arguments(models.LONG_TERM)
+    build(given)
+    spoil(given)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        build(given)
+    assert message in str(caught.value)
+
+
+def test_a_long_term_filter_needs_plain_sums_before_it() -> None:
+    given = arguments(models.LONG_TERM)
+    given["decoder"][-2] = ("snake", array(1), array(1))
+    with pytest.raises(ValueError, match="must follow a plain convolution"):
+        build(given)
+
+
 numbers = st.one_of(
     st.integers(-3, 40), st.sampled_from([1 << 20, 1 << 31, 1 << 40, (1 << 63) - 1, -(1 << 63), 1 << 80])
 )
@@ -107,7 +141,7 @@ things = st.one_of(
 @models.examples(300)
 @given(data=st.data())
 def test_a_plan_changed_at_random_is_refused_or_runs(data: st.DataObject) -> None:
-    given = arguments(data.draw(st.sampled_from([CAUSAL, CENTRED])))
+    given = arguments(data.draw(st.sampled_from([CAUSAL, CENTRED, models.LONG_TERM])))
     for _ in range(data.draw(st.integers(1, 3))):
         change(given, data)
     with suppress(*REFUSALS):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -25,6 +27,19 @@ def network(padding: str, rates: tuple[int, ...]) -> DAC:
     made = DAC(config)
     randomize(made)
     return made
+
+
+def test_a_long_term_filter_is_part_of_the_fast_forward() -> None:
+    config = replace(network(CAUSAL, (5, 2)).config, sample_rate=8000, long_term=True)
+    net, z = DAC(config), torch.randn(2, 12, 60)
+    randomize(net)
+    wave = fastnet.decode(net, z, torch.float32)
+    torch.testing.assert_close(wave, net.decoder(z), rtol=1e-3, atol=1e-3)
+    assert (wave - net.decoder.model(z)).abs().max() > 0.01
+    wave.square().sum().backward()
+    assert net.decoder.long_term is not None
+    assert net.decoder.long_term.past.grad is not None
+    assert net.decoder.long_term.past.grad.abs().max() > 0
 
 
 @pytest.mark.parametrize("padding", [CAUSAL, CENTRED])

@@ -72,6 +72,17 @@ def test_a_run_starts_from_another_runs_averaged_weights(audio_folder: Path, tmp
         assert torch.equal(value, first.average.values[name]), name
 
 
+def test_a_long_term_filter_begins_behind_weights_that_had_none(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run", "model.long_term=true", "model.sample_rate=8000")
+    like = ModelConfig(**{**made.recipe.model.__dict__, "long_term": False})
+    other = offline_weights(tmp_path / "other.safetensors", like, n_codebooks=2)
+    made.start_from(tmp_path / "other.safetensors")
+    assert torch.equal(made.network.decoder.model[0].weight_v, other.decoder.model[0].weight_v)
+    made.train(Budget(max_steps=2))
+    assert made.network.decoder.long_term is not None
+    assert made.network.decoder.long_term.own.any()  # and is trained
+
+
 def test_weights_of_another_model_are_refused(audio_folder: Path, tmp_path: Path) -> None:
     made = trainer(audio_folder, tmp_path / "run")
     path = tmp_path / "other.safetensors"
