@@ -17,7 +17,8 @@ from .codec import Codec, describe_executor, make_executor
 from .errors import UnavailableError
 from .executor import Executor
 from .nn.network import DAC
-from .plan import ConvOp, Part, Plan, TransposeOp
+from .ops import ConvOp, Part, TransposeOp
+from .plan import Plan
 from .streaming import StreamDecoder, StreamEncoder
 from .timing import Step, Times, bandwidth_step, in_turn, percentile, rounded, sgemm_step
 

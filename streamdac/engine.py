@@ -8,7 +8,8 @@ from functools import cached_property
 
 from .config import ModelConfig
 from .executor import Executor
-from .plan import ConvOp, JoinOp, LongTermOp, Op, Part, Plan, SplitOp, TransposeOp
+from .ops import ConvOp, JoinOp, LongTermOp, Op, Part, SplitOp, TransposeOp
+from .plan import Plan
 
 
 class CodecEngine:

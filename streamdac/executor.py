@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import BadDataError
-from .plan import ConvOp, JoinOp, LongTermOp, Part, SplitOp, TransposeOp
+from .ops import ConvOp, JoinOp, LongTermOp, Part, SplitOp, TransposeOp
 
 
 @dataclass

@@ -16,7 +16,8 @@ from . import native
 from .errors import UsageError
 from .executor import State
 from .nn.long_term import FLOOR, KNOTS, SHARPNESS
-from .plan import ConvOp, JoinOp, LongTermOp, Op, Part, Plan, Quantizer, SnakeOp, SplitOp, TanhOp, TransposeOp
+from .ops import ConvOp, JoinOp, LongTermOp, Op, Part, SnakeOp, SplitOp, TanhOp, TransposeOp
+from .plan import Plan, Quantizer
 
 
 class NativeState:

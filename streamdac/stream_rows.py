@@ -12,7 +12,8 @@ from torch import Tensor
 from .arrays import Array
 from .errors import BadDataError, ModelMismatchError, UsageError
 from .executor import Executor, State, StreamState
-from .plan import Part, Plan
+from .ops import Part
+from .plan import Plan
 
 Depths = int | Sequence[int] | None
 """Codebooks: one number for all rows, one per row, or the model's own."""

@@ -13,7 +13,8 @@ from .arrays import Array, audio_tensor, codes_tensor, give_back, plain_codes, p
 from .errors import BadDataError, ChunkSizeError, UsageError
 from .executor import Executor, StreamState
 from .native_executor import NativeExecutor
-from .plan import Part, Plan
+from .ops import Part
+from .plan import Plan
 from .stream_rows import Depths, Stream, active_mask, check_depths
 
 

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from .executor import State
 from .nn.long_term import FLOOR, SHARPNESS, TAPS, filter_shares
-from .plan import ConvOp, JoinOp, LongTermOp, Op, Plan, Quantizer, SnakeOp, SplitOp, TanhOp, TransposeOp
+from .ops import ConvOp, JoinOp, LongTermOp, Op, SnakeOp, SplitOp, TanhOp, TransposeOp
+from .plan import Plan, Quantizer
 
 _BLOCK_SAMPLES = 1 << 15  # PCM samples (all rows) run through the network at once: bounds memory, keeps work in cache
 

@@ -6,7 +6,8 @@
 // (residual add, Snake, tanh) is done on the sums as they leave the registers, so that a sample is activated once.
 //
 // Files: array.h memory, simd.h + *_body.h + kernels_*.cpp inner loops, packing.cpp weights, part.cpp the plan,
-// long_term.cpp the postfilter, streams.cpp state, run.cpp one push, quantizer.cpp search and lookup, threads.cpp the optional pool, module.cpp Python.
+// long_term.cpp the postfilter, streams.cpp state, run.cpp one push, product.cpp its matrix products, quantizer.cpp search
+// and lookup, codec.cpp the three together, threads.cpp the optional pool, read_plan.cpp and module.cpp Python.
 #pragma once
 
 #include "array.h"
@@ -240,18 +241,6 @@ struct Share {
     Pool* pool;
     void barrier() const;
 };
-
-// A matrix product over windows (run.cpp): `rows` windows of stream `stream` from row `time` on.
-struct Windows {
-    const float* x;
-    int64_t x_row;
-    int64_t rows;
-    int64_t row;  // of the output, counted over all streams
-};
-
-// Sums of all `sets` through panels `first` to `end`, finished into `output`. `scratch` holds scratch_floats(...) floats.
-void multiply(const Kernels& kernels, const Matrix& matrix, const Windows* sets, int64_t n_sets, const Segment* segments,
-              int64_t n_segments, int64_t first, int64_t end, const Output& output, float* scratch);
 
 // ---------------------------------------------------------------- quantiser (quantizer.cpp)
 

@@ -1,6 +1,7 @@
 // One push: every stage in order, as matrix products over contiguous windows, on one thread or several.
 
 #include "kernels.h"
+#include "product.h"
 #include "threads.h"
 
 namespace streamdac {
@@ -8,137 +9,8 @@ namespace streamdac {
 constexpr int64_t FEW_ROWS = 8;             // fewer windows a stream than this are gathered from all streams into one product
 constexpr int64_t GATHERED_ROWS = 96;       // at most so many at once
 constexpr int64_t GATHERED_FLOATS = 1 << 17;
-constexpr int64_t CHUNK_FLOATS = 1 << 15;   // weights that stay in the second-level cache while all tiles pass, with as many to come
-constexpr int64_t CHUNKED_ROWS = 64;        // rows whose partial sums are kept meanwhile
 constexpr int64_t BLOCK_FLOATS = 1 << 16;   // inputs that stay in the cache while all panels pass
 constexpr int64_t GROUP_STREAMS = 8;        // streams that go through the part together
-
-// ---------------------------------------------------------------- matrix product
-
-// A tile's worth of rows out of `rows`, all about equally tall.
-struct Tiling {
-    int64_t tiles, base, extra;
-    Tiling(int64_t rows, int64_t tallest)
-        : tiles((rows + tallest - 1) / tallest), base(tiles ? rows / tiles : 0), extra(tiles ? rows % tiles : 0) {}
-    int64_t rows(int64_t tile) const { return base + (tile < extra); }
-};
-
-constexpr int64_t AHEAD_FLOATS = 512;  // one pass over the weights: so far ahead of their use, across pages
-constexpr int64_t LINE_FLOATS = CACHE_LINE / sizeof(float);
-
-// What tile `tile` of `tiles` fetches while it reads `inputs` x `wide` weights: with a single tile those it needs soon, else
-// its part of the `next` ones, so that memory is busy all the time.
-static Ahead ahead_of(const float* weights, const float* next, int64_t inputs, int64_t wide, int64_t tile, int64_t tiles) {
-    const int64_t lines = (4 * wide + LINE_FLOATS - 1) / LINE_FLOATS;  // that four inputs take
-    if (tiles == 1) return {weights + AHEAD_FLOATS, lines};
-    const int64_t each = (lines + tiles - 1) / tiles;
-    if (!next || tile * each >= lines) return {nullptr, 0};
-    return {next + tile * each * LINE_FLOATS * (inputs / 4), each};
-}
-
-// Where the weights continue after `used` floats of the matrix.
-static const float* after(const Matrix& m, int64_t used) {
-    return used < m.weights.count() ? m.weights.data() + used : m.following;
-}
-
-static void multiply_panel(const Kernels& kernels, const Matrix& m, const Panel& panel, const Windows& set,
-                           const Segment* segments, int64_t n_segments, const Output& output) {
-    alignas(CACHE_LINE) float sums[MAX_TILE];
-    const Tiling tiling(set.rows, kernels.rows_for[panel.vectors]);
-    const int64_t wide = panel.vectors * kernels.width;
-    const float* weights = m.weights.data() + panel.offset;
-    const float* next = after(m, panel.offset + m.inputs * wide);
-    const float* x = set.x;
-    int64_t row = set.row;
-    for (int64_t t = 0; t < tiling.tiles; ++t) {
-        const int64_t tall = tiling.rows(t);
-        kernels.tile[panel.vectors][tall](x, set.x_row, segments, n_segments, weights, m.bias.data() + panel.column, sums,
-                                          ahead_of(weights, next, m.inputs, wide, t, tiling.tiles));
-        kernels.finish(output, sums, panel.vectors, row, tall, panel.column);
-        x += tall * set.x_row;
-        row += tall;
-    }
-}
-
-// A panel too large for the cache: a chunk of its inputs at a time for all tiles, with the partial sums kept.
-static void multiply_chunked(const Kernels& kernels, const Matrix& m, const Panel& panel, const Windows& set,
-                             const Segment* segments, int64_t n_segments, const Output& output, float* scratch) {
-    const Tiling tiling(set.rows, kernels.rows_for[panel.vectors]);
-    const int64_t wide = panel.vectors * kernels.width, chunk = CHUNK_FLOATS / wide;  // of inputs
-    const float* weights = m.weights.data() + panel.offset;
-    int64_t segment = 0, inside = 0;
-    for (int64_t done = 0; done < m.inputs;) {
-        // As much of one segment as fits, or several whole ones.
-        Segment part{segments[segment].offset + inside, segments[segment].count - inside};
-        const Segment* run = &part;
-        int64_t n_run = 1, inputs = part.count;
-        if (inputs > chunk) {
-            inputs = part.count = chunk;
-            inside += chunk;
-        } else if (inside) {
-            ++segment, inside = 0;
-        } else {
-            run = segments + segment;
-            while (segment + n_run < n_segments && inputs + run[n_run].count <= chunk) inputs += run[n_run++].count;
-            segment += n_run;
-        }
-        const float* bias = done ? nullptr : m.bias.data() + panel.column;
-        const float* next = after(m, panel.offset + (done + inputs) * wide);
-        const float* x = set.x;
-        float* sums = scratch;
-        int64_t row = set.row;
-        for (int64_t t = 0; t < tiling.tiles; ++t) {
-            const int64_t tall = tiling.rows(t);
-            kernels.tile[panel.vectors][tall](x, set.x_row, run, n_run, weights + done * wide, bias, sums,
-                                              ahead_of(weights, next, inputs, wide, t, tiling.tiles));
-            if (done + inputs == m.inputs) kernels.finish(output, sums, panel.vectors, row, tall, panel.column);
-            x += tall * set.x_row;
-            sums += tall * wide;
-            row += tall;
-        }
-        done += inputs;
-    }
-}
-
-// Whether `count` panels from `p` on are all as wide as the first: wide and narrow ones may alternate.
-static bool alike(const Matrix& m, int64_t p, int count) {
-    for (int i = 1; i < count; ++i)
-        if (m.panels[p + i].vectors != m.panels[p].vectors) return false;
-    return true;
-}
-
-// Panels beside each other for few rows, as many times as they fit; how many panels are done.
-static int64_t multiply_beside(const Kernels& kernels, const Matrix& m, int64_t first, int64_t end, const Windows& set,
-                               const Segment* segments, int64_t n_segments, const Output& output) {
-    alignas(CACHE_LINE) float sums[MAX_TILE];
-    const int vectors = m.panels[first].vectors;
-    const int64_t wide = vectors * kernels.width;
-    const int count = set.rows < MAX_ROWS ? kernels.panels_for[vectors][set.rows] : 0;
-    int64_t p = first;
-    for (; count && p + count <= end && m.panels[p].vectors == vectors && alike(m, p, count); p += count) {
-        const Panel& panel = m.panels[p];
-        kernels.beside[vectors][set.rows](set.x, set.x_row, segments, n_segments, m.weights.data() + panel.offset,
-                                          m.inputs * wide, m.bias.data() + panel.column, sums, AHEAD_FLOATS);
-        for (int i = 0; i < count; ++i)
-            kernels.finish(output, sums + i * set.rows * wide, vectors, set.row, set.rows, m.panels[p + i].column);
-    }
-    return p - first;
-}
-
-void multiply(const Kernels& kernels, const Matrix& m, const Windows* sets, int64_t n_sets, const Segment* segments,
-              int64_t n_segments, int64_t first, int64_t end, const Output& output, float* scratch) {
-    if (n_sets == 1 && first < end) first += multiply_beside(kernels, m, first, end, sets[0], segments, n_segments, output);
-    for (int64_t p = first; p < end; ++p) {
-        const Panel& panel = m.panels[p];
-        const bool large = m.inputs * panel.vectors * kernels.width > 2 * CHUNK_FLOATS;
-        for (int64_t i = 0; i < n_sets; ++i) {
-            if (large && sets[i].rows > kernels.rows_for[panel.vectors])
-                multiply_chunked(kernels, m, panel, sets[i], segments, n_segments, output, scratch);
-            else
-                multiply_panel(kernels, m, panel, sets[i], segments, n_segments, output);
-        }
-    }
-}
 
 // ---------------------------------------------------------------- one stage
 

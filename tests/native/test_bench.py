@@ -18,7 +18,7 @@ from streamdac.cli import main
 from streamdac.codec import Codec
 from streamdac.config import CAUSAL, CENTRED, ModelConfig
 from streamdac.nn.network import DAC, randomize
-from streamdac.plan import ConvOp, TransposeOp
+from streamdac.ops import ConvOp, TransposeOp
 from streamdac.weights import Weights, save_weights
 
 from .models import SMALL, noise
