@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .executor import State
-from .nn.long_term import FLOOR, SHARPNESS, TAPS, filter_shares
+from .nn.long_term import TAPS, choose_lags
 from .ops import ConvOp, JoinOp, LongTermOp, Op, SnakeOp, SplitOp, TanhOp, TransposeOp
 from .plan import Plan, Quantizer
 
@@ -223,9 +223,7 @@ def _long_term(op: LongTermOp, device: torch.device) -> _Step:
         product = _correlated(frames, frames[:, g.most :])  # longest lag first, the last is 0
         energy = torch.nn.functional.pad(frames.double().square().cumsum(1), (1, 0))
         energy = (energy[:, g.window :] - energy[:, : -g.window]).to(frames)
-        correlation = product[:, : g.lags] * torch.rsqrt(energy[:, : g.lags] * energy[:, -1:] + FLOOR)
-        weights = torch.softmax(SHARPNESS * correlation, dim=1)
-        shares = filter_shares((weights * correlation).sum(1))
+        weights, shares = choose_lags(product[:, : g.lags], energy[:, : g.lags], energy[:, -1:])
         around = _correlated(torch.nn.functional.pad(weights, (TAPS - 1, TAPS - 1)), shares @ past)
         around = torch.nn.functional.pad(around, (0, g.reach + 1 - around.shape[1]))
         around[:, -TAPS:] += (shares @ own).flip(1)

@@ -91,6 +91,19 @@ def filter_shares(correlation: Tensor) -> Tensor:
     return torch.stack(shares, dim=-1)
 
 
+def choose_lags(product: Tensor, energy: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights of the lags `[..., lags]` and shares of the filters `[..., N_FILTERS]`.
+
+    Args:
+        product: of the present with the past at each lag `[..., lags]`, in any order.
+        energy: of the past at each lag `[..., lags]`.
+        own: energy of the present `[..., 1]`.
+    """
+    correlation = product * torch.rsqrt(energy * own + FLOOR)
+    weights = torch.softmax(SHARPNESS * correlation, dim=-1)
+    return weights, filter_shares((weights * correlation).sum(-1))
+
+
 class LongTermFilter(nn.Module):
     """x -> x + h * x, where h, for each block, is a few learnt taps on the present and a few around the lags of its pitch.
 
@@ -117,25 +130,21 @@ class LongTermFilter(nn.Module):
         energy = F.pad(smooth.double().square().cumsum(1), (1, 0))
         energy = (energy[:, g.window :] - energy[:, : -g.window]).float()  # of the window from each sample on
         energies = energy[:, g.block :].unfold(1, g.most + 1, g.block)  # the last is the present's own
-        own = energies[..., -1:]
-        correlation = product * torch.rsqrt(energies[..., : g.lags].flip(-1) * own + FLOOR)
-        weights = torch.softmax(SHARPNESS * correlation, dim=-1)
-        return weights, filter_shares((weights * correlation).sum(-1))
+        return choose_lags(product, energies[..., : g.lags].flip(-1), energies[..., -1:])
 
     def forward(self, audio: Tensor) -> Tensor:
         """`[B, 1, T]`, T a whole number of blocks -> the same shape."""
         g, x = self.geometry, audio[:, 0].float()
         weights, shares = self.analyse(x)
         blocks = weights.shape[1]
-        size = _fast(g.reach + 2 * g.block)
+        span = g.reach + 2 * g.block  # a block, the next, and their past
+        size = _fast(span)
         lags = torch.fft.rfft(F.pad(weights, (g.least - TAPS // 2, 0)), size)
         own, past = (torch.fft.rfft(TAP_SCALE * taps, size) for taps in (self.own, self.past))
         mixed = shares.to(own.dtype)
-        spans = F.pad(x, (g.reach, g.block)).unfold(
-            1, g.reach + 2 * g.block, g.block
-        )  # a block, the next, and their past
+        spans = F.pad(x, (g.reach, g.block)).unfold(1, span, g.block)
         changed = torch.fft.irfft(torch.fft.rfft(spans, size) * (mixed @ own + lags * (mixed @ past)), size)
-        changed = changed[..., g.reach : g.reach + 2 * g.block]
+        changed = changed[..., g.reach : span]
         fade = g.fade.to(x)
         rising = changed[..., : g.block] * fade
         falling = changed[..., g.block :] * (1 - fade)
