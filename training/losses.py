@@ -178,6 +178,37 @@ class CompressedSpectra(nn.Module):
         return torch.stack(distances).mean()
 
 
+class Lines(nn.Module):
+    """What the error has at multiples of a frequency more than between them: tones that strides make of constant inputs.
+
+    Windows hold 30 periods, so that a tone fills the bin it is in, and speech, whose pitch moves, fills many.
+    """
+
+    _PERIODS = 30
+    _APART = 3  # bins from a multiple on which a Hann window's tone no longer reaches
+
+    def __init__(self, period: int) -> None:
+        """period: of the lowest tone, in samples."""
+        super().__init__()
+        self.register_buffer("hann", torch.hann_window(self._PERIODS * period), persistent=False)
+
+    def forward(self, estimate: Tensor, target: Tensor) -> Tensor:
+        """`[B, 1, T]`, `[B, 1, T]` -> mean amplitude at multiples in units of that between them; about 0.9 for noise."""
+        hann = self.get_buffer("hann")
+        error = (estimate - target).squeeze(1).float()
+        error = F.pad(error, (0, max(0, len(hann) - error.shape[1])))
+        spectrum = torch.stft(error, len(hann), len(hann) // 2, window=hann, center=False, return_complex=True)
+        energies = torch.view_as_real(spectrum).square().sum(-1).transpose(1, 2)  # [B, frames, bins]
+        periods, apart = self._PERIODS, self._APART
+        cells = energies[..., periods // 2 : -(periods // 2) - 1].unflatten(2, (-1, periods))  # each around a multiple
+        middle = periods // 2
+        with torch.no_grad():
+            around = torch.cat([cells[..., : middle - apart + 1], cells[..., middle + apart :]], 3).mean(3)
+        relative = cells[..., middle] / (around + _FAINT * len(hann))
+        distance: Tensor = (relative + 1e-3).sqrt().mean()
+        return distance
+
+
 def at_one_length(estimate: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Both `[..., T]` cut to the shorter: centred odd strides give a few samples less than they got."""
     samples = min(estimate.shape[-1], target.shape[-1])

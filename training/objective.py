@@ -18,7 +18,15 @@ from streamdac.nn import DAC
 from . import fastnet
 from .balance import Balance
 from .hearing import BandLevels, BandStructure, Disturbance, Envelopes
-from .losses import CompressedSpectra, MelSettings, SpectralLosses, at_one_length, level_normalised_l1, waveform_l1
+from .losses import (
+    CompressedSpectra,
+    Lines,
+    MelSettings,
+    SpectralLosses,
+    at_one_length,
+    level_normalised_l1,
+    waveform_l1,
+)
 from .recipe import Recipe
 
 
@@ -63,6 +71,7 @@ class Objective(nn.Module):
         self.bands = BandLevels(network.sample_rate)
         self.structure = BandStructure(network.sample_rate)
         self.disturbance = Disturbance(network.sample_rate)
+        self.lines = Lines(recipe.lines_period)
         self.weights, self.shares = recipe.losses, recipe.balance
         self.bypass, self.excess = recipe.bypass, recipe.excess
         self.dtype = dtype
@@ -101,7 +110,7 @@ class Objective(nn.Module):
         parts: dict[str, Tensor] = {}
         parts["mel"], parts["stft"] = self.spectral(balance(estimate, shares.spectral), target, self.excess)
         parts["waveform"] = level_normalised_l1(balance(estimate, shares.waveform), target)
-        for name in ("compressed", "envelopes", "bands", "structure", "disturbance"):
+        for name in ("compressed", "envelopes", "bands", "structure", "disturbance", "lines"):
             if getattr(self.weights, name):
                 parts[name] = getattr(self, name)(balance(estimate, getattr(shares, name)), target)
         if self.weights.l1:

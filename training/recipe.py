@@ -41,6 +41,8 @@ class Recipe:
     """How much more added energy weighs than missing energy in the mel and STFT losses; measurements weigh both alike."""
     compressed_excess: float = 1.0
     """The same for the distance of compressed spectra."""
+    lines_period: int = 80
+    """Samples in a period of the lowest of the tones that the loss of lines looks for."""
     seed: int = 0
     steps: int = 0
     """Of the whole run, where the command line names none; 0 for no end."""
@@ -150,6 +152,8 @@ class Recipe:
             raise UsageError(
                 f"excess {self.excess} and compressed_excess {self.compressed_excess} must be above 0 and finite"
             )
+        if not 4 <= self.lines_period <= 1024 or self.lines_period % 2:
+            raise UsageError(f"lines_period {self.lines_period} must be even, from 4 to 1024")
         if self.decay_from < 0:
             raise UsageError(f"decay_from is {self.decay_from}, need 0 or more")
         if min(self.segment_seconds, self.early_segment_seconds) * self.model.sample_rate < 2048:

@@ -39,6 +39,8 @@ class LossWeights:
     """Of what the similarity of their structure lacks."""
     disturbance: float = 0.0
     """Of loudness that is missing or added, as PESQ counts it."""
+    lines: float = 0.0
+    """Of tones at multiples of the decoder's lower rates."""
     l1: float = 0.0
     """Of the plain L1 distance."""
     generator: float = 0.0
@@ -66,6 +68,7 @@ class GradientShares:
     bands: float = 0.0
     structure: float = 0.0
     disturbance: float = 0.0
+    lines: float = 0.0
     adversarial: float = 0.0
     """Of the discriminators' verdicts and feature maps together."""
     quiet: float = 0.0

@@ -10,9 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from streamdac.training.losses import (
     CompressedSpectra,
+    Lines,
     MelSettings,
     SpectralLosses,
     level_normalised_l1,
@@ -134,3 +136,33 @@ def test_added_energy_weighs_as_much_more_in_compressed_spectra_as_asked() -> No
     even, uneven = (CompressedSpectra((1024,), phase=0, excess=excess) for excess in (1.0, 3.0))
     assert float(uneven(2 * x, x) / even(2 * x, x)) == pytest.approx(1.5, rel=0.01)
     assert float(uneven(x, 2 * x) / even(x, 2 * x)) == pytest.approx(0.5, rel=0.01)
+
+
+def tone(hertz: float, samples: int = 9600) -> Tensor:
+    return torch.sin(2 * torch.pi * hertz * torch.arange(samples) / 24_000)[None, None]
+
+
+def test_lines_counts_tones_at_multiples_and_not_between() -> None:
+    noise = torch.randn(2, 1, 9600, generator=torch.Generator().manual_seed(0))
+    lines, nothing = Lines(80), torch.zeros(2, 1, 9600)
+    plain = float(lines(noise, nothing))
+    assert plain == pytest.approx(0.9, abs=0.1)
+    assert float(lines(noise + sum(tone(k * 300.0) for k in (3, 8, 14)), nothing)) > 1.5 * plain
+    assert float(lines(noise + sum(tone(k * 300.0 + 130.0) for k in (3, 8, 14)), nothing)) < 1.02 * plain
+
+
+def test_lines_of_the_original_are_its_own() -> None:
+    noise = 0.1 * torch.randn(2, 1, 9600, generator=torch.Generator().manual_seed(0))
+    wanted = tone(2400.0).expand(2, -1, -1)
+    lines = Lines(80)
+    assert float(lines(wanted + noise, wanted)) == pytest.approx(float(lines(noise, 0 * noise)), rel=1e-3)
+
+
+@pytest.mark.parametrize("samples", [500, 9600])
+def test_lines_of_silence_have_finite_gradients(samples: int) -> None:
+    silence = torch.zeros(2, 1, samples, requires_grad=True)
+    distance = Lines(80)(silence, torch.zeros(2, 1, samples))
+    distance.backward()
+    assert silence.grad is not None
+    assert torch.isfinite(distance)
+    assert torch.isfinite(silence.grad).all()

@@ -48,6 +48,8 @@ def test_settings_change_by_key_and_value() -> None:
         ("projections=held", "projections"),
         ("compressed_windows=[]", "compressed_windows"),
         ("compressed_windows=[4096]", "compressed_windows"),
+        ("lines_period=81", "lines_period"),
+        ("lines_period=2048", "lines_period"),
         ("decay_from=-1", "decay_from"),
         ("excess=0", "excess 0"),
         ("compressed_excess=Infinity", "compressed_excess inf"),
