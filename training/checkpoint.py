@@ -18,6 +18,8 @@ from streamdac.files import written_whole
 from streamdac.nn import DAC
 from streamdac.weights import load_weights
 
+from .widen import WIDTHS, holds, widened
+
 LATEST = "checkpoint-latest.pt"
 BEST = "checkpoint-best.pt"
 FORMAT = 1
@@ -118,7 +120,7 @@ def _weights(checkpoint: dict[str, Any], *, average: bool) -> dict[str, Tensor]:
 def load_initial(network: DAC, path: Path) -> None:
     """Start `network` from a weights file, or from the averaged weights of a checkpoint or run.
 
-    They may be of the other padding, have more codebooks, another quantiser dropout and no long-term filter;
+    They may be of the other padding, have narrower layers, more codebooks, another quantiser dropout and no long-term filter;
     all else must be the same.
 
     Raises:
@@ -133,16 +135,18 @@ def load_initial(network: DAC, path: Path) -> None:
         weights = load_weights(path)
         config, tensors = weights.config, dict(weights.tensors)
     mine, theirs = network.config.to_dict(), config.to_dict()
-    keys = sorted({*mine, *theirs} - {*_MAY_DIFFER})
+    wider = holds(network.config, config)
+    keys = sorted({*mine, *theirs} - {*_MAY_DIFFER, *(WIDTHS if wider else ())})
     other = [key for key in keys if mine.get(key) != theirs.get(key)]
     if other or mine["n_codebooks"] > theirs["n_codebooks"]:
         differs = ", ".join(f"{key} {theirs.get(key)} against {mine.get(key)}" for key in [*other, "n_codebooks"])
         raise UsageError(
-            f"{path} is of another model: {differs} (it may have more codebooks, another padding and long-term filter)"
+            f"{path} is of another model: {differs} "
+            "(it may have narrower layers, more codebooks, another padding and no long-term filter)"
         )
     wanted = network.state_dict()
     if not config.long_term:  # a filter that is new begins without an effect
         tensors |= {name: value for name, value in wanted.items() if name.startswith("decoder.long_term.")}
     if missing := sorted(set(wanted) - set(tensors)):
         raise BadDataError(f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first is {missing[0]}")
-    network.load_state_dict({name: tensors[name].float() for name in wanted})
+    network.load_state_dict(widened(network, {name: tensors[name] for name in wanted}))

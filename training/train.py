@@ -33,7 +33,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
-    help="Start from these weights: same model, other padding, more codebooks.",
+    help="Start from these weights: same model, other padding, more codebooks, narrower layers.",
 )
 @click.option("--freeze", type=click.Choice(["encoder"]), help="Train only the decoder; old streams stay decodable.")
 @click.option("--max-steps", type=click.IntRange(1), help="Stop at this step.")

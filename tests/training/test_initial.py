@@ -220,9 +220,9 @@ def test_the_command_starts_from_weights_and_freezes(audio_folder: Path, tmp_pat
         CliRunner().invoke(train_command, [*line, *options, f"--from={path}"], catch_exceptions=False)
 
 
-def test_weights_with_other_widths_are_refused(audio_folder: Path, tmp_path: Path) -> None:
+def test_weights_with_wider_layers_are_refused(audio_folder: Path, tmp_path: Path) -> None:
     made = trainer(audio_folder, tmp_path / "run")
-    other = DAC(ModelConfig(**{**made.recipe.model.__dict__, "encoder_widths": (4, 6, 8)}))
+    other = DAC(ModelConfig(**{**made.recipe.model.__dict__, "encoder_widths": (40, 60, 80)}))
     save_weights(tmp_path / "other.safetensors", Weights(other.config, other.state_dict()))
-    with pytest.raises(UsageError, match=r"of another model: encoder_widths \[4, 6, 8\] against None"):
+    with pytest.raises(UsageError, match=r"of another model: encoder_widths \[40, 60, 80\] against None"):
         made.start_from(tmp_path / "other.safetensors")
