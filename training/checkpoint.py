@@ -149,4 +149,7 @@ def load_initial(network: DAC, path: Path) -> None:
         tensors |= {name: value for name, value in wanted.items() if name.startswith("decoder.long_term.")}
     if missing := sorted(set(wanted) - set(tensors)):
         raise BadDataError(f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first is {missing[0]}")
-    network.load_state_dict(widened(network, {name: tensors[name] for name in wanted}))
+    state = {name: tensors[name].float() for name in wanted}
+    if any(mine.get(key) != theirs.get(key) for key in WIDTHS):
+        state = widened(network, state)
+    network.load_state_dict(state)

@@ -25,18 +25,17 @@ def holds(wide: ModelConfig, narrow: ModelConfig) -> bool:
 
 
 def widened(network: DAC, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """State of `network` in which the narrower network of `tensors` is contained, and alone decides the output."""
-    fresh = {name: value.detach().float() for name, value in network.state_dict().items()}
-    made = {name: _in_corner(fresh[name], value.float()) for name, value in tensors.items() if name in fresh}
+    """State of `network` in which the narrower network of `tensors`, float32, is contained, and alone decides the output."""
+    fresh = network.state_dict()
+    made = {name: _in_corner(fresh[name], value) for name, value in tensors.items()}
     for name, layer in network.named_modules():
         if not isinstance(layer, Conv | ConvTranspose):
             continue
         v, g = f"{name}.weight_v", f"{name}.weight_g"
-        if v in tensors and fresh[v].shape != tensors[v].shape:
-            inner = fold_weight_norm(tensors[v].float(), tensors[g].float())
-            made[v], made[g] = _direction(
-                _contained(fresh[v], inner, transposed=isinstance(layer, ConvTranspose)), fresh[v]
-            )
+        if fresh[v].shape != tensors[v].shape:
+            inner = fold_weight_norm(tensors[v], tensors[g])
+            weight = _contained(fresh[v], inner, transposed=isinstance(layer, ConvTranspose))
+            made[v], made[g] = _direction(weight, fresh[v])
     return made
 
 
