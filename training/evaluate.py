@@ -36,6 +36,21 @@ def _numbers(text: str | None) -> list[int] | None:
         raise UsageError(f"{text!r}: need whole numbers with commas between, e.g. 4,8,16") from None
 
 
+def _bitrates(text: str | None) -> list[float]:
+    from .opus import OPUSENC_KBPS
+
+    if text is None:
+        return []
+    try:
+        bitrates = [float(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{text!r}: need bitrates in kbps with commas between, e.g. 6,9,12") from None
+    low, high = OPUSENC_KBPS
+    if bad := [kbps for kbps in bitrates if not low <= kbps <= high]:
+        raise UsageError(f"opusenc is asked for {low:g} to {high:g} kbps, got {', '.join(f'{kbps:g}' for kbps in bad)}")
+    return bitrates
+
+
 @click.command("evaluate")
 @click.argument("model", type=click.Path(path_type=Path), required=False)
 @click.option(
@@ -46,6 +61,10 @@ def _numbers(text: str | None) -> list[int] | None:
 @click.option("--codebooks", help="Numbers of codebooks, with commas between.  [default: a quarter, a half, ... all]")
 @click.option("--metrics", help="Names with commas between.  [default: all that are installed]")
 @click.option("--against", type=click.Choice(["opus"]), help="A codec beside it, at the same bitrates.")
+@click.option(
+    "--opus-nominal",
+    help="Opus at what opusenc makes of these bitrates (kbps, commas between), with --against or without.",
+)
 @click.option("--clips-per-group", type=click.IntRange(1), default=4, show_default=True, help="Clips per speaker.")
 @click.option(
     "--clip-seconds", type=click.FloatRange(0.5), default=10.0, show_default=True, help="Cut longer files to this."
@@ -64,6 +83,7 @@ def evaluate_command(
     codebooks: str | None,
     metrics: str | None,
     against: str | None,
+    opus_nominal: str | None,
     clips_per_group: int,
     clip_seconds: float,
     jobs: int,
@@ -83,11 +103,12 @@ def evaluate_command(
     counts = _numbers(codebooks) or sorted({max(1, codec.n_codebooks * i // 4) for i in (1, 2, 3, 4)})
     if bad := [n for n in counts if not 1 <= n <= codec.n_codebooks]:
         raise UsageError(f"the model has 1 to {codec.n_codebooks} codebooks, got {', '.join(map(str, bad))}")
+    nominal = _bitrates(opus_nominal)
     clips = held_out_clips(
         data, codec.sample_rate, split=split, kind=kind, clip_seconds=clip_seconds, clips_per_group=clips_per_group
     )
     evaluation = Evaluation(codec, clips, names, jobs=jobs, progress=sys.stderr.isatty())
-    report = evaluation.run(counts, opus=against == "opus")
+    report = evaluation.run(counts, opus=against == "opus", opus_nominal=nominal)
     click.echo(json.dumps(report.to_dict(), indent=1) if as_json else table(report))
     if output is not None:
         from .pictures import write_pictures

@@ -18,7 +18,7 @@ from streamdac.codec import Codec
 
 from .data import HeldOutClip
 from .metrics import compare
-from .opus import OpusClip, require_opus, through_opus
+from .opus import OPUSENC_KBPS, OpusClip, require_opus, through_opus
 
 Signal = npt.NDArray[np.float32]  # [T]
 Codes = npt.NDArray[np.int64]  # [K, F]
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 _OPUS_TRIES = 8
 _OPUS_CLOSE = 0.01  # of the wanted bitrate
-_OPUS_NOMINAL = (5.0, 64.0)  # kbps: below the first opusenc gives no less
+_OPUS_HIGHEST = 64.0  # kbps, nominal: as far as is searched
 
 
 @dataclass(frozen=True)
@@ -131,13 +131,14 @@ class Evaluation:
         self.seconds = sum(len(clip.audio) for clip in clips) / codec.sample_rate
         self._codes: list[Codes] = [codec.encode(clip.audio)[0] for clip in self._bar(self.clips, "encode")]
 
-    def run(self, codebooks: Sequence[int], *, opus: bool = False) -> Report:
-        """Measure at each number of codebooks; with `opus` also Opus at about the same bitrates.
+    def run(self, codebooks: Sequence[int], *, opus: bool = False, opus_nominal: Sequence[float] = ()) -> Report:
+        """Measure at each number of codebooks; with `opus` also Opus at about the same bitrates, and at every one that
+        `opus_nominal` asks `opusenc` for (kbps).
 
         Raises:
             UnavailableError: Opus is asked for and its tools are missing.
         """
-        if opus:
+        if opus or opus_nominal:
             require_opus()
         report = Report(
             self.codec.name,
@@ -152,8 +153,9 @@ class Evaluation:
         with context as pool:
             mapping: Callable[..., Iterable[dict[str, float]]] = map if pool is None else pool.map
             report.rows.extend(self._row(count, mapping) for count in codebooks)
-            if opus:
-                report.rows.extend(self._opus_row(coded, mapping) for coded in self._opus_passes(report.rows))
+            passes = self._opus_passes(report.rows) if opus else []
+            passes += [self._through_opus(kbps) for kbps in opus_nominal]
+            report.rows.extend(self._opus_row(coded, mapping) for coded in sorted(passes, key=lambda p: p.kbps))
         return report
 
     def example(self, codebooks: Sequence[int]) -> Example:
@@ -228,14 +230,14 @@ class Evaluation:
 
     def _opus_passes(self, rows: Sequence[Row]) -> list[_OpusPass]:
         """Opus at our bitrates, and once at its lowest where ours are below."""
-        lowest = self._through_opus(_OPUS_NOMINAL[0])
+        lowest = self._through_opus(OPUSENC_KBPS[0])
         wanted = sorted({max(row.kbps, lowest.kbps) for row in rows})
         return [lowest if kbps == lowest.kbps else self._opus_at(kbps, lowest) for kbps in wanted]
 
     def _opus_at(self, kbps: float, low: _OpusPass) -> _OpusPass:
         """Opus with the nominal bitrate chosen such that its packets hold `kbps`, or as near as it gets: by bisection,
         since what it really spends rises in jumps where it changes its mode."""
-        best, high = low, _OPUS_NOMINAL[1]
+        best, high = low, _OPUS_HIGHEST
         nominal = min(kbps + 1, high)
         for _ in range(_OPUS_TRIES):
             tried = self._through_opus(round(nominal, 2))

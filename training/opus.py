@@ -16,6 +16,9 @@ from streamdac.errors import BadDataError, UnavailableError
 
 Signal = npt.NDArray[np.float32]  # [T]
 
+OPUSENC_KBPS = (5.0, 256.0)
+"""What `opusenc` can be asked for, of one channel: below the first it gives no less."""
+
 _HEADER_PACKETS = 2  # identification and comment (RFC 7845)
 
 

@@ -201,10 +201,20 @@ def test_opus_stands_beside_the_model_at_its_bitrates() -> None:
     assert table(report).count("Opus") == 2
 
 
+@needs_opus
+def test_opus_is_measured_at_what_opusenc_is_asked_for() -> None:
+    report = Evaluation(Codec(network(), name="tiny"), clips(), ["mel"]).run([1], opus_nominal=[24.0, 8.0])
+    low, high = report.rows[1:]
+    assert [row.codec for row in (low, high)] == ["Opus (nominal 8.0)", "Opus (nominal 24.0)"]
+    assert low.kbps < 12 < high.kbps
+
+
 def test_opus_without_its_tools_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _tool: None)
     with pytest.raises(UnavailableError, match="opusenc and opusdec not found"):
         Evaluation(Codec(network()), clips(), ["mel"]).run([1], opus=True)
+    with pytest.raises(UnavailableError, match="opusenc and opusdec not found"):
+        Evaluation(Codec(network()), clips(), ["mel"]).run([1], opus_nominal=[8.0])
 
 
 # --- the command --------------------------------------------------------------------------------------------------
@@ -260,6 +270,8 @@ def test_a_run_is_measured_by_its_averaged_weights(audio_folder: Path, tmp_path:
         (["--codebooks=5"], "1 to 4 codebooks, got 5"),
         (["--codebooks=two"], "whole numbers"),
         (["--metrics=nothing"], "no metric 'nothing'"),
+        (["--opus-nominal=6,many"], "bitrates in kbps"),
+        (["--opus-nominal=6,4.5,nan"], "5 to 256 kbps, got 4.5, nan"),
     ],
 )
 def test_a_wrong_argument_is_refused(model: Path, audio_folder: Path, arguments: list[str], said: str) -> None:
