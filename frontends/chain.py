@@ -21,7 +21,7 @@ from streamdac.protocols.wire import decode, encode
 
 from .coding import stream_header
 from .figures import Histogram, Meter
-from .hops import HopDecoder, HopEncoder
+from .hops import HopDecoder, HopEncoder, runs
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
@@ -40,6 +40,8 @@ class Settings:
     gain: float = 1.0
     muted: bool = False
     """The input is silence."""
+    vbr: bool = False
+    """Fewer codebooks where it is quieter; as it was at the start."""
     original: bool = False
     """The output is the input, as late as the coded audio would be."""
 
@@ -72,7 +74,7 @@ class Chain:
         header = stream_header(codec, channels, codec.sample_rate)
         self._layout = header.layout
         self._encoder = HopEncoder(
-            codec, sample_rate=codec.sample_rate, channels=channels, n_codebooks=settings.codebooks
+            codec, sample_rate=codec.sample_rate, channels=channels, n_codebooks=settings.codebooks, vbr=settings.vbr
         )
         self._decoder = HopDecoder(codec, channels=channels)
         self._link: Link[bytes] = Link(network or Network(delay=0.0), seed=seed)
@@ -94,7 +96,9 @@ class Chain:
 
     @property
     def kbps(self) -> float:
-        """Of the codes in use alone."""
+        """Of the codes in use alone; where their number varies, the mean so far."""
+        if self.settings.vbr:
+            return self._encoder.kbps
         return self.codec.config.bitrate(self.settings.codebooks) * self.channels / 1000
 
     @property
@@ -112,9 +116,10 @@ class Chain:
             self._encoder.encoder.n_codebooks = self.settings.codebooks
         codes = self._encoder.push(block)
         if self._record is not None:
-            self._record.write(self._writer.write(codes))
+            self._record.write(b"".join(self._writer.write(run) for run in runs(codes)))
         between = time.perf_counter()
-        parts = [self._frame(codes[:, :, frame : frame + 1]) for frame in range(codes.shape[2])]
+        frames = (run[:, :, at : at + 1] for run in runs(codes) for at in range(run.shape[2]))
+        parts = [self._frame(frame) for frame in frames]
         out = np.concatenate(parts) if parts else block[:0]
         out = self._finished(out)
         if parts:
@@ -126,7 +131,8 @@ class Chain:
         """The end of the recorded stream."""
         codes = self._encoder.flush()
         if self._record is not None:
-            self._record.write(self._writer.write(codes) + self._writer.end(self._encoder.taken))
+            data = b"".join(self._writer.write(run) for run in runs(codes))
+            self._record.write(data + self._writer.end(self._encoder.taken))
 
     def _amplified(self, block: Block) -> Block:
         """Gain and mute, ramped over the block; what a driver gives beyond full scale, or as NaN, ends here."""

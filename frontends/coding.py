@@ -12,7 +12,7 @@ from streamdac.errors import BadDataError, ModelMismatchError
 from streamdac.protocols.messages import VERSION, Header
 from streamdac.protocols.stream import Codes, Damage, Ended, Event, Gap, HeaderEvent, StreamReader, StreamWriter
 
-from .hops import Block, HopDecoder, HopEncoder
+from .hops import Block, CodeArray, HopDecoder, HopEncoder, runs
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
@@ -30,9 +30,10 @@ class StreamEncoding:
         n_codebooks: int | None = None,
         frames_per_packet: int = 4,
         quality: str = "HQ",
+        vbr: bool = False,
     ) -> None:
         self.hops = HopEncoder(
-            codec, sample_rate=sample_rate, channels=channels, n_codebooks=n_codebooks, quality=quality
+            codec, sample_rate=sample_rate, channels=channels, n_codebooks=n_codebooks, quality=quality, vbr=vbr
         )
         self.writer = StreamWriter(stream_header(codec, channels, sample_rate), frames_per_packet=frames_per_packet)
 
@@ -42,11 +43,14 @@ class StreamEncoding:
 
     def push(self, block: Block) -> bytes:
         """The packets that `block` completes."""
-        return self.writer.write(self.hops.push(block))
+        return self._written(self.hops.push(block))
 
     def finish(self) -> bytes:
         """The remaining packets and the End."""
-        return self.writer.write(self.hops.flush()) + self.writer.end(self.hops.taken)
+        return self._written(self.hops.flush()) + self.writer.end(self.hops.taken)
+
+    def _written(self, codes: CodeArray) -> bytes:
+        return b"".join(self.writer.write(run) for run in runs(codes))
 
 
 def stream_header(codec: Codec, channels: int, source_rate: int) -> Header:

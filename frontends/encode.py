@@ -20,7 +20,7 @@ from . import archives
 from .audio_files import SUFFIXES
 from .batch import Job, plan_jobs
 from .official_options import official_model, official_options
-from .options import force_option, load_codec, model_options, progress, quiet_option, raw_options
+from .options import force_option, load_codec, model_options, progress, quiet_option, raw_options, vbr_option
 from .parallel import jobs_option, run_all, threads_each
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ class Settings:
     archive: archives.Windows | None
     """None: a stream."""
     codebooks: int | None
+    vbr: bool
     frames_per_packet: int
     raw: str | None
     rate: int | None
@@ -59,6 +60,7 @@ class Settings:
 @click.option(
     "-n", "--codebooks", "--n_quantizers", type=int, default=None, help="Codebooks in use; fewer take fewer bits."
 )
+@vbr_option
 @click.option("--frames-per-packet", type=click.IntRange(1, 64), default=4, show_default=True, help="Fewer wait less.")
 @click.option(
     "--win_duration",
@@ -77,6 +79,7 @@ def encode(
     inputs: tuple[str, ...],
     output: str | None,
     codebooks: int | None,
+    vbr: bool,
     frames_per_packet: int,
     win_duration: float | None,
     processes: int,
@@ -112,6 +115,8 @@ def encode(
     to_archive = _means_archive(output, official is not None or win_duration is not None)
     if win_duration is not None and not to_archive:
         raise UsageError(f"--win_duration is for archives, {output} is a stream")
+    if vbr and to_archive:
+        raise UsageError("--vbr is for streams: an archive has one number of codebooks")
     made = archives.SUFFIX if to_archive else STREAM
     if output is None and to_archive and "-" not in inputs:
         output = "."
@@ -123,6 +128,7 @@ def encode(
         threads=threads_each(threads, processes) if to_archive or processes > 1 else threads,
         archive=archives.Windows(win_duration, codebooks) if to_archive else None,
         codebooks=codebooks,
+        vbr=vbr,
         frames_per_packet=frames_per_packet,
         raw=raw,
         rate=rate,
@@ -172,6 +178,7 @@ def _to_stream(codec: Codec, opener: Callable[[], Source], settings: Settings, j
                 out,
                 settings.codebooks,
                 settings.frames_per_packet,
+                vbr=settings.vbr,
                 label=job.source,
                 quiet=settings.quiet,
             )
@@ -198,6 +205,7 @@ def encode_stream(
     codebooks: int | None,
     frames_per_packet: int,
     *,
+    vbr: bool = False,
     label: str,
     quiet: bool,
 ) -> None:
@@ -210,6 +218,7 @@ def encode_stream(
         channels=source.channels,
         n_codebooks=codebooks,
         frames_per_packet=frames_per_packet,
+        vbr=vbr,
     )
     block_samples = max(1, round(_BLOCK_SECONDS * source.sample_rate))
     _send(out, coding.start())

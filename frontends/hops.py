@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from streamdac.allocation import Allocation
 from streamdac.convert import Converter
 from streamdac.errors import UsageError
 
@@ -23,8 +24,20 @@ _REPEATS = 3  # frames that a gap repeats before it turns to silence: 40 ms, abo
 _GAP_FRAMES = 64  # decoded at once, so that a long gap takes no memory
 
 
+def runs(codes: CodeArray) -> Iterator[CodeArray]:
+    """Codes `[K, C, F]`, -1 where unused in all channels, as pieces of one number of codebooks each, as packets have."""
+    depths = (codes[:, 0] >= 0).sum(axis=0)
+    edges = np.flatnonzero(np.diff(depths)) + 1
+    for first, last in zip([0, *edges], [*edges, len(depths)], strict=True):
+        if first < last:
+            yield codes[: depths[first], :, first:last]
+
+
 class HopEncoder:
-    """Blocks of any length at any rate to codes `[K, C, F]`; each channel is a row."""
+    """Blocks of any length at any rate to codes `[K, C, F]`; each channel is a row.
+
+    With `vbr` hops get `n_codebooks` where any channel is loud and fewer below; codes left out are -1, see `runs`.
+    """
 
     def __init__(
         self,
@@ -34,6 +47,7 @@ class HopEncoder:
         channels: int,
         n_codebooks: int | None = None,
         quality: str = "HQ",
+        vbr: bool = False,
     ) -> None:
         if not 1 <= channels <= MAX_CHANNELS:
             raise UsageError(f"{channels} channels, need 1 to {MAX_CHANNELS}")
@@ -41,6 +55,14 @@ class HopEncoder:
         self.encoder = codec.encoder(batch=channels, n_codebooks=n_codebooks)
         self._converter = Converter(sample_rate, codec.sample_rate, channels, quality=quality)
         self._held: Block = np.zeros((0, channels), np.float32)
+        self._allocation = Allocation(channels, codec.hop_length, codec.sample_rate, together=True) if vbr else None
+        self._frames = self._codes = 0
+
+    @property
+    def kbps(self) -> float:
+        """Of the codes so far."""
+        seconds = self._frames * self.codec.hop_length / self.codec.sample_rate
+        return self._codes * self.codec.config.bits_per_code / seconds / 1000 if seconds else 0.0
 
     @property
     def taken(self) -> int:
@@ -60,7 +82,7 @@ class HopEncoder:
             padded = np.zeros((self.codec.hop_length, self.channels), np.float32)
             padded[: len(rest)] = rest
             first = np.concatenate([first, self._push(padded)], axis=2)
-        return np.concatenate([first, self.encoder.flush().transpose(1, 0, 2)], axis=2)
+        return np.concatenate([first, self._counted(self.encoder.flush(), rest[:0])], axis=2)
 
     def _encode(self, block: Block) -> CodeArray:
         if len(self._held):
@@ -71,6 +93,17 @@ class HopEncoder:
 
     def _push(self, block: Block) -> CodeArray:
         codes: CodeArray = self.encoder.push(np.ascontiguousarray(block.T[:, None]))
+        return self._counted(codes, block)
+
+    def _counted(self, codes: CodeArray, block: Block) -> CodeArray:
+        """Codes `[C, K, F]` that came of `block` as `[K, C, F]`, less those that are not needed."""
+        if self._allocation is not None:
+            depth = self.encoder.n_codebooks
+            assert isinstance(depth, int)
+            unused = self._allocation.unused(np.ascontiguousarray(block.T), codes.shape[2], depth)
+            codes = np.where(unused.transpose(0, 2, 1), -1, codes)
+        self._frames += codes.shape[2]
+        self._codes += int((codes >= 0).sum())
         return codes.transpose(1, 0, 2)
 
 

@@ -15,7 +15,7 @@ from streamdac.errors import UsageError
 from streamdac.files import written_whole
 
 from .audio_files import check_output
-from .options import force_option, load_codec, model_options
+from .options import force_option, load_codec, model_options, vbr_option
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
@@ -65,6 +65,7 @@ class Job:
     source: str
     sink: str
     codebooks: int | None
+    vbr: bool
     pace: bool
     plot: str | None
     as_json: bool
@@ -79,6 +80,7 @@ class Job:
 @click.option("-i", "--input", "source_spec", help="mic:, mic:NAME, a file, - or a source such as tone:440,5.")
 @click.option("-o", "--output", "sink_spec", help="speaker:, speaker:NAME, a file, - or null: (the default).")
 @click.option("-n", "--codebooks", type=int, default=None, help="Codebooks in use; all by default.")
+@vbr_option
 @click.option("--channels", type=click.IntRange(1, 2), default=1, show_default=True, help="Of the devices.")
 @click.option("--gain", type=click.FloatRange(-60, 40), default=0.0, help="Of the input, dB.")
 @click.option(
@@ -104,6 +106,7 @@ def live(
     source_spec: str | None,
     sink_spec: str | None,
     codebooks: int | None,
+    vbr: bool,
     channels: int,
     gain: float,
     margin: float | None,
@@ -142,7 +145,7 @@ def live(
     # One hop is too little work to share: one thread is fastest (measured by `streamdac bench --threads`).
     codec = load_codec(model, device, engine, threads or 1)
     if not devices:
-        job = Job(source, sink, codebooks, pace, plot, as_json, seconds, record, network, force)
+        job = Job(source, sink, codebooks, vbr, pace, plot, as_json, seconds, record, network, force)
         return _between_files(codec, job)
     from .chain import Settings
     from .device_run import Wishes, measure, run
@@ -150,7 +153,7 @@ def live(
 
     if codebooks is not None and not 1 <= codebooks <= codec.n_codebooks:
         raise UsageError(f"--codebooks is {codebooks}, the model has 1 to {codec.n_codebooks}")
-    settings = Settings(codebooks or codec.n_codebooks, gain=10 ** (gain / 20))
+    settings = Settings(codebooks or codec.n_codebooks, gain=10 ** (gain / 20), vbr=vbr)
     options = Options(
         source=source.partition(":")[2],
         target=sink.partition(":")[2],
@@ -200,6 +203,7 @@ def _between_files(codec: Codec, job: Job) -> None:
             source,
             sink,
             codebooks=job.codebooks,
+            vbr=job.vbr,
             pace=job.pace,
             keep=job.plot is not None or not job.as_json,
             seconds=job.seconds,

@@ -85,6 +85,7 @@ class Loop:
     source: Source
     sink: Sink
     codebooks: int | None = None
+    vbr: bool = False
     pace: bool = True
     keep: bool = True
     seconds: float | None = None
@@ -105,7 +106,12 @@ class Loop:
 
         rate, channels, model_rate = self.source.sample_rate, self.source.channels, self.codec.sample_rate
         self.encoding = StreamEncoding(
-            self.codec, sample_rate=model_rate, channels=channels, n_codebooks=self.codebooks, frames_per_packet=1
+            self.codec,
+            sample_rate=model_rate,
+            channels=channels,
+            n_codebooks=self.codebooks,
+            frames_per_packet=1,
+            vbr=self.vbr,
         )
         self.decoding = StreamDecoding(self.codec, live=True)
         self._in, self._out = LiveConverter(rate, model_rate, channels), LiveConverter(model_rate, rate, channels)
@@ -215,7 +221,7 @@ class Loop:
             seconds=seconds,
             hops=self.encoding.writer.frames,
             codebooks=codebooks,
-            kbps=codec.config.bitrate(codebooks) * self.source.channels / 1000,
+            kbps=self.encoding.hops.kbps,
             wire_kbps=8 * self._bytes / seconds / 1000,
             algorithmic_ms=1000 * (codec.hop_length + codec.lookahead) / codec.sample_rate,
             resampling_ms=1000 * (self._in.delay + self._out.delay),

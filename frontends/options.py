@@ -42,6 +42,9 @@ def raw_options(command: F) -> F:
     return command
 
 
+vbr_option = click.option(
+    "--vbr", is_flag=True, help="Fewer codebooks where it is quieter: more sound for as many bits on average."
+)
 force_option = click.option("-f", "--force", is_flag=True, help="Overwrite outputs.")
 quiet_option = click.option("-q", "--quiet", is_flag=True, help="No progress on stderr.")
 

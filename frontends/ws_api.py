@@ -15,7 +15,7 @@ import numpy.typing as npt
 from streamdac.errors import UsageError
 from streamdac.protocols.messages import Role
 
-from .hops import HopEncoder
+from .hops import HopEncoder, runs
 from .ws_client import Target, Wishes, with_room
 from .ws_heard import Heard
 from .ws_peer import Peer
@@ -44,11 +44,13 @@ class Connection:
         model: Codec | str | None,
         wishes: Wishes,
         *,
+        vbr: bool,
         exact: bool,
         correct_drift: bool,
         delay: float,
     ) -> None:
         self._target, self._model, self._wishes = target, model, wishes
+        self._vbr = vbr
         self._exact, self._correct_drift, self._delay = exact, correct_drift, delay
         self._ahead: float | None = None  # when what was sent so far has been spoken
         self._sending = 0  # calls of `send` that run
@@ -125,8 +127,11 @@ class Connection:
             part = block[start : start + hop]
             await self._pace(len(part))
             codes = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, part)
-            if codes.shape[2]:
-                self.peer.push(codes)
+            self._push(codes)
+
+    def _push(self, codes: npt.NDArray[np.int64]) -> None:
+        for run in runs(codes):
+            self.peer.push(run)
 
     async def __aiter__(self) -> AsyncIterator[Block]:
         """Blocks `[T, C]` float32 of what the others say, mixed, in real time: silence where nobody speaks."""
@@ -160,6 +165,7 @@ class Connection:
                 sample_rate=self.codec.sample_rate,
                 channels=self._wishes.channels,
                 n_codebooks=self._wishes.codebooks,
+                vbr=self._vbr,
             )
         return self._hops.push(block)
 
@@ -167,8 +173,7 @@ class Connection:
         if self._hops is None:
             return
         codes = await asyncio.get_running_loop().run_in_executor(self._thread, self._hops.flush)
-        if codes.shape[2]:
-            self.peer.push(codes)
+        self._push(codes)
         self.peer.end(self._hops.taken)
 
     async def _tell_of_pauses(self) -> None:
@@ -221,7 +226,13 @@ def connect(url: str, options: PeerOptions) -> Connection:
     )
     target = Target(with_room(url, options.room), options.token, options.tls_ca)
     return Connection(
-        target, options.model, wishes, exact=options.exact, correct_drift=options.correct_drift, delay=options.delay
+        target,
+        options.model,
+        wishes,
+        vbr=options.vbr,
+        exact=options.exact,
+        correct_drift=options.correct_drift,
+        delay=options.delay,
     )
 
 

@@ -10,7 +10,7 @@ import click
 
 from streamdac.errors import UnavailableError
 
-from .options import force_option, load_codec, model_options, quiet_option
+from .options import force_option, load_codec, model_options, quiet_option, vbr_option
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -43,6 +43,7 @@ def send_options(command: F) -> F:
     """What a peer that sends has."""
     for option in reversed(
         (
+            vbr_option,
             click.option(
                 "--frames-per-packet", type=click.IntRange(1, 64), default=1, show_default=True, help="More cost delay."
             ),

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from streamdac.errors import UsageError
 
-from .hops import HopEncoder
+from .hops import HopEncoder, runs
 from .varirate import VariableResampler
 from .ws_worker import Worker
 
@@ -63,6 +63,7 @@ class Capture(Worker):
         *,
         channels: int,
         codebooks: int,
+        vbr: bool = False,
         deliver: Callable[[CodeArray], None],
         ended: Callable[[int], None],
     ) -> None:
@@ -79,7 +80,11 @@ class Capture(Worker):
         # What is live is converted with little delay, what is not with the best filter there is.
         self._resampler = VariableResampler(rate, model_rate, channels) if self.live and rate != model_rate else None
         self._hops = HopEncoder(
-            codec, sample_rate=model_rate if self._resampler else rate, channels=channels, n_codebooks=codebooks
+            codec,
+            sample_rate=model_rate if self._resampler else rate,
+            channels=channels,
+            n_codebooks=codebooks,
+            vbr=vbr,
         )
 
     def work(self) -> None:
@@ -102,9 +107,7 @@ class Capture(Worker):
             if not self.live:
                 self.stopping.wait(max(0.0, started + read / rate - time.monotonic()))
             self._give(block)
-        codes = self._hops.flush()
-        if codes.shape[2]:
-            self.call(self._deliver, codes)
+        self._hand_over(self._hops.flush())
         hops_rate = self.codec.sample_rate if self._resampler else rate
         self.call(self._ended, -(-self._hops.taken * self.codec.sample_rate // hops_rate))
 
@@ -122,5 +125,8 @@ class Capture(Worker):
         codes = self._hops.push(self._resampler.push(block) if self._resampler else block)
         self.encode_ms += SMOOTH * (1000 * (time.monotonic() - start) - self.encode_ms)
         self.level = level_db(block)
-        if codes.shape[2]:
-            self.call(self._deliver, codes)
+        self._hand_over(codes)
+
+    def _hand_over(self, codes: CodeArray) -> None:
+        for run in runs(codes):
+            self.call(self._deliver, run)

@@ -42,6 +42,7 @@ class Options:
     force: bool = False
     channels: int = 1
     codebooks: int | None = None
+    vbr: bool = False
     frames_per_packet: int = 1
     redundancy: int = 0
     adapt: bool = True
@@ -205,6 +206,7 @@ class Program:
                 self._source,
                 channels=options.channels,
                 codebooks=options.codebooks or codec.n_codebooks,
+                vbr=options.vbr,
                 deliver=lambda codes: self.peer.push(codes),
                 ended=self._ended,
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from . import native
+from .allocation import Allocation
 from .archive import Archive
 from .arrays import Array, audio_tensor, codes_tensor, give_back
 from .compress import NORMALIZE_DB, compress, compress_file
@@ -96,8 +97,10 @@ class Codec:
         """32 bytes that say what the codes mean."""
         return self.plan.fingerprint
 
-    def encode(self, audio: Array, n_codebooks: Depths = None) -> Array:
+    def encode(self, audio: Array, n_codebooks: Depths = None, *, vbr: bool = False) -> Array:
         """Audio `[T]` or `[B, 1, T]` float32 in [-1, 1] -> codes int64 `[B, K, F]`, F = ceil(T / hop).
+
+        With `vbr` hops get as many codebooks where they are loud and fewer below, as in `encoder`; the others are -1.
 
         Raises:
             UsageError: wrong shape or dtype, samples that are not finite, or `n_codebooks` out of range.
@@ -110,6 +113,11 @@ class Codec:
             return give_back(torch.zeros(batch, deepest, 0, dtype=torch.int64, device=x.device), as_numpy)
         padded = torch.nn.functional.pad(x, (0, 0, 0, -samples % self.hop_length))
         codes = self.executor.encode(self.executor.fresh_encoder(batch), padded, depths, last=True)
+        if vbr:
+            allocation = Allocation(batch, self.hop_length, self.sample_rate)
+            most = depths if isinstance(depths, int) else depths.numpy()
+            unused = allocation.unused(padded[..., 0].cpu().numpy(), codes.shape[1], most)
+            codes = codes.masked_fill(torch.from_numpy(unused).to(codes.device), -1)
         return give_back(codes.transpose(1, 2), as_numpy)
 
     def decode(self, codes: Array) -> Array:
@@ -126,9 +134,9 @@ class Codec:
         audio = self.executor.decode(self.executor.fresh_decoder(x.shape[0]), x, last=True)
         return give_back(audio.transpose(1, 2), as_numpy)
 
-    def encoder(self, *, batch: int = 1, n_codebooks: Depths = None) -> StreamEncoder:
-        """A streaming encoder with its own state for `batch` rows."""
-        return StreamEncoder(self.plan, self.executor, batch=batch, n_codebooks=n_codebooks)
+    def encoder(self, *, batch: int = 1, n_codebooks: Depths = None, vbr: bool = False) -> StreamEncoder:
+        """A streaming encoder with its own state for `batch` rows; see `StreamEncoder`."""
+        return StreamEncoder(self.plan, self.executor, batch=batch, n_codebooks=n_codebooks, vbr=vbr)
 
     def decoder(self, *, batch: int = 1) -> StreamDecoder:
         """A streaming decoder with its own state for `batch` rows."""

@@ -44,6 +44,7 @@ class PeerOptions:
     role: str
     channels: int
     codebooks: int | None
+    vbr: bool
     frames_per_packet: int
     redundancy_frames: int
     adapt: bool
@@ -75,6 +76,7 @@ def connect(
     role: str = "both",
     channels: int = 1,
     codebooks: int | None = None,
+    vbr: bool = False,
     frames_per_packet: int = 1,
     redundancy_frames: int = 0,
     adapt: bool = True,
@@ -97,6 +99,7 @@ def connect(
         tls_ca: certificates to trust instead of the system's.
         role: send, receive or both.
         codebooks: at most so many.
+        vbr: fewer codebooks where it is quieter.
         redundancy_frames: repeated coarsely in each packet.
         adapt: fewer codebooks where the link is slow.
         exact: every frame as it was sent, one sender at a time, instead of a mix in real time.
@@ -122,6 +125,7 @@ def connect(
         role=role,
         channels=channels,
         codebooks=codebooks,
+        vbr=vbr,
         frames_per_packet=frames_per_packet,
         redundancy_frames=redundancy_frames,
         adapt=adapt,

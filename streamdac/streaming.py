@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from .allocation import Allocation
 from .arrays import Array, audio_tensor, codes_tensor, give_back, plain_codes, plain_samples
 from .errors import BadDataError, ChunkSizeError, UsageError
 from .executor import Executor, StreamState
@@ -26,13 +27,17 @@ class StreamEncoder(Stream):
     Args:
         batch: rows.
         n_codebooks: for all rows or one per row; the model's own number where None. May change at any hop.
+        vbr: use that many where it is loud and fewer below (`streamdac.allocation`); the codes left out are -1.
     """
 
     kind = "encoder"
     counted = "samples"
 
-    def __init__(self, plan: Plan, executor: Executor, *, batch: int = 1, n_codebooks: Depths = None) -> None:
+    def __init__(
+        self, plan: Plan, executor: Executor, *, batch: int = 1, n_codebooks: Depths = None, vbr: bool = False
+    ) -> None:
         super().__init__(plan, executor, batch)
+        self._allocation = self._fresh_allocation() if vbr else None
         self._pending: list[Tensor] = []
         self._held = 0
         self._samples = 0
@@ -44,8 +49,25 @@ class StreamEncoder(Stream):
     def _part(self) -> Part:
         return self.plan.encoder
 
+    def _fresh_allocation(self) -> Allocation:
+        return Allocation(self.batch, self.plan.config.hop_length, self.plan.config.sample_rate)
+
     def _restart(self) -> None:
         self._pending, self._held, self._samples = [], 0, 0
+        if self._allocation is not None:
+            self._allocation.reset()
+
+    def reset(self, rows: Iterable[int] | None = None) -> None:
+        """See `Stream.reset`."""
+        chosen = None if rows is None else [int(row) for row in rows]
+        super().reset(chosen)
+        if self._allocation is not None and chosen:
+            self._allocation.reset(np.array(chosen))
+
+    @property
+    def vbr(self) -> bool:
+        """Whether quieter hops get fewer codebooks."""
+        return self._allocation is not None
 
     @property
     def n_codebooks(self) -> int | list[int]:
@@ -65,7 +87,7 @@ class StreamEncoder(Stream):
             UsageError: wrong shape, dtype or rows, or samples that are not finite.
             ChunkSizeError: more than one row and not whole hops.
         """
-        if active is None and (codes := self._push_plain(audio)) is not None:
+        if active is None and self._allocation is None and (codes := self._push_plain(audio)) is not None:
             return codes
         x, self._as_numpy = audio_tensor(audio, self.batch, self._executor.device)
         if self.batch == 1 and active is None:
@@ -104,7 +126,22 @@ class StreamEncoder(Stream):
         self._held -= release
         self._pending = [x[:, release:].clone()] if self._held else []
         self._samples += release
-        return self._executor.encode(self._state, x[:, :release], self._depths, last=False)
+        return self._encode(x[:, :release])
+
+    def _encode(
+        self, x: Tensor, *, last: bool = False, state: StreamState | None = None, index: Tensor | None = None
+    ) -> Tensor:
+        """Samples `[R, T, 1]` of all rows, or of those at `index` whose state is `state` -> codes `[R, F, K]`."""
+        depths = self._depths
+        if index is not None and not isinstance(depths, int):
+            depths = depths[index.cpu()]
+        codes = self._executor.encode(self._state if state is None else state, x, depths, last=last)
+        if self._allocation is not None:
+            rows = None if index is None else index.cpu().numpy()
+            most = depths if isinstance(depths, int) else depths.numpy()
+            unused = self._allocation.unused(x[..., 0].cpu().numpy(), codes.shape[1], most, rows)
+            codes = codes.masked_fill(torch.from_numpy(unused).to(codes.device), -1)
+        return codes
 
     def _push_rows(self, x: Tensor, active: Tensor) -> Tensor:
         if self._held:
@@ -112,13 +149,12 @@ class StreamEncoder(Stream):
         index = self._active_index(active)
         if index is None:
             self._samples += x.shape[1]
-            return self._executor.encode(self._state, x, self._depths, last=False)
+            return self._encode(x)
         frames = x.shape[1] // self.plan.config.hop_length
         codes = torch.full((self.batch, frames, self._deepest()), -1, dtype=torch.int64, device=self._executor.device)
         if len(index):
-            depths = self._depths if isinstance(self._depths, int) else self._depths[index.cpu()]
             state = self._state.rows(index)
-            new = self._executor.encode(state, x.index_select(0, index), depths, last=False)
+            new = self._encode(x.index_select(0, index), state=state, index=index)
             self._state.put_rows(index, state)
             codes[index, :, : new.shape[2]] = new
         return codes
@@ -132,7 +168,7 @@ class StreamEncoder(Stream):
         else:
             padding = torch.zeros(self.batch, -total % hop, 1, device=self._executor.device)
             x = torch.cat([*self._pending, padding], dim=1)
-            codes = self._executor.encode(self._state, x, self._depths, last=True)
+            codes = self._encode(x, last=True)
         self.reset()
         return give_back(codes.transpose(1, 2), self._as_numpy)
 
@@ -142,7 +178,10 @@ class StreamEncoder(Stream):
     def state_dict(self) -> dict[str, Any]:
         """See `Stream.state_dict`; with the samples held back of an unfinished hop."""
         pending = torch.cat([torch.zeros(self.batch, 0, 1), *(part.cpu() for part in self._pending)], dim=1)
-        return {**super().state_dict(), "pending": pending, "samples": self._samples, "n_codebooks": self.n_codebooks}
+        state = {**super().state_dict(), "pending": pending, "samples": self._samples, "n_codebooks": self.n_codebooks}
+        if self._allocation is not None:
+            state["allocation"] = {name: torch.from_numpy(a) for name, a in self._allocation.state_dict().items()}
+        return state
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
         """See `Stream.load_state_dict`."""
@@ -152,10 +191,13 @@ class StreamEncoder(Stream):
             if not good or not pending.is_floating_point():
                 raise BadDataError(f"samples held back are {list(pending.shape)}, need floats [{self.batch}, T, 1]")
             depths = check_depths(depths, self.plan.config.n_codebooks, self.batch)
+            allocation = self._fresh_allocation() if "allocation" in saved else None
+            if allocation is not None:
+                allocation.load_state_dict(saved["allocation"])
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BadDataError(f"not an encoder's state: {error}") from error
         super().load_state_dict(saved)
-        self._samples, self._depths = int(saved["samples"]), depths
+        self._samples, self._depths, self._allocation = int(saved["samples"]), depths, allocation
         self._pending = [pending.to(self._executor.device, torch.float32, copy=True)]
         self._held = int(pending.shape[1])
 

@@ -59,6 +59,7 @@ def _bitrates(text: str | None) -> list[float]:
 @click.option("--split", default="test", show_default=True, help="Part of a corpus; a plain folder is taken whole.")
 @click.option("--kind", help="Only this kind of a corpus, e.g. speech.")
 @click.option("--codebooks", help="Numbers of codebooks, with commas between.  [default: a quarter, a half, ... all]")
+@click.option("--vbr", help="Also at most so many codebooks, fewer where it is quieter, with commas between.")
 @click.option("--metrics", help="Names with commas between.  [default: all that are installed]")
 @click.option("--against", type=click.Choice(["opus"]), help="A codec beside it, at the same bitrates.")
 @click.option(
@@ -81,6 +82,7 @@ def evaluate_command(
     split: str,
     kind: str | None,
     codebooks: str | None,
+    vbr: str | None,
     metrics: str | None,
     against: str | None,
     opus_nominal: str | None,
@@ -101,14 +103,15 @@ def evaluate_command(
     names = choose_metrics(None if metrics is None else metrics.split(","))
     codec = _load(model)
     counts = _numbers(codebooks) or sorted({max(1, codec.n_codebooks * i // 4) for i in (1, 2, 3, 4)})
-    if bad := [n for n in counts if not 1 <= n <= codec.n_codebooks]:
+    most = _numbers(vbr) or []
+    if bad := [n for n in [*counts, *most] if not 1 <= n <= codec.n_codebooks]:
         raise UsageError(f"the model has 1 to {codec.n_codebooks} codebooks, got {', '.join(map(str, bad))}")
     nominal = _bitrates(opus_nominal)
     clips = held_out_clips(
         data, codec.sample_rate, split=split, kind=kind, clip_seconds=clip_seconds, clips_per_group=clips_per_group
     )
     evaluation = Evaluation(codec, clips, names, jobs=jobs, progress=sys.stderr.isatty())
-    report = evaluation.run(counts, opus=against == "opus", opus_nominal=nominal)
+    report = evaluation.run(counts, vbr=most, opus=against == "opus", opus_nominal=nominal)
     click.echo(json.dumps(report.to_dict(), indent=1) if as_json else table(report))
     if output is not None:
         from .pictures import write_pictures

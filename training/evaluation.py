@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from tqdm import tqdm
 
+from streamdac.allocation import BITS_PER_HOP
 from streamdac.codec import Codec
 
 from .data import HeldOutClip
@@ -35,7 +36,7 @@ class Row:
 
     codec: str
     kbps: float
-    """True bits in codes or packets, over the clips' duration."""
+    """True bits in codes (and in how many there are, where that varies) or packets, over the clips' duration."""
     means: dict[str, float]
     """Of every metric over the clips; a clip for which a metric is undefined is left out of its mean."""
     defined: dict[str, int]
@@ -43,7 +44,7 @@ class Row:
     by_group: dict[str, dict[str, float]]
     """The same means by speaker."""
     code_bits: float = 0.0
-    """Bits per frame."""
+    """Bits per frame, on average."""
     entropy_bits: tuple[float, ...] | None = None
     """Empirical entropy of each codebook's codes per frame: how many of those bits carry anything."""
 
@@ -97,12 +98,13 @@ def _measure(job: tuple[Sequence[str], Signal, Signal, int]) -> dict[str, float]
 
 
 def entropy_bits(codes: Iterable[Codes], size: int) -> tuple[float, ...]:
-    """Entropy of every codebook's entries, bits per frame; codes `[K, F]` of many clips."""
+    """Entropy of every codebook's entries, bits per frame; codes `[K, F]` of many clips, -1 where unused."""
     bits = []
     for row in np.concatenate(list(codes), axis=1):
-        share = np.bincount(row, minlength=size) / row.size
+        used = row[row >= 0]
+        share = np.bincount(used, minlength=size) / max(1, used.size)
         share = share[share > 0]
-        bits.append(max(0.0, -float(np.sum(share * np.log2(share)))))
+        bits.append(max(0.0, -float(np.sum(share * np.log2(share)))) * used.size / row.size)
     return tuple(bits)
 
 
@@ -131,9 +133,16 @@ class Evaluation:
         self.seconds = sum(len(clip.audio) for clip in clips) / codec.sample_rate
         self._codes: list[Codes] = [codec.encode(clip.audio)[0] for clip in self._bar(self.clips, "encode")]
 
-    def run(self, codebooks: Sequence[int], *, opus: bool = False, opus_nominal: Sequence[float] = ()) -> Report:
-        """Measure at each number of codebooks; with `opus` also Opus at about the same bitrates, and at every one that
-        `opus_nominal` asks `opusenc` for (kbps).
+    def run(
+        self,
+        codebooks: Sequence[int],
+        *,
+        vbr: Sequence[int] = (),
+        opus: bool = False,
+        opus_nominal: Sequence[float] = (),
+    ) -> Report:
+        """Measure at each number of codebooks, and with at most each of `vbr`, fewer where it is quieter; with `opus` also
+        Opus at about the bitrates of the former, and at every one that `opus_nominal` asks `opusenc` for (kbps).
 
         Raises:
             UnavailableError: Opus is asked for and its tools are missing.
@@ -154,6 +163,7 @@ class Evaluation:
             mapping: Callable[..., Iterable[dict[str, float]]] = map if pool is None else pool.map
             report.rows.extend(self._row(count, mapping) for count in codebooks)
             passes = self._opus_passes(report.rows) if opus else []
+            report.rows.extend(self._vbr_row(most, mapping) for most in vbr)
             passes += [self._through_opus(kbps) for kbps in opus_nominal]
             report.rows.extend(self._opus_row(coded, mapping) for coded in sorted(passes, key=lambda p: p.kbps))
         return report
@@ -173,7 +183,10 @@ class Evaluation:
         return bits * self.codec.sample_rate / self.codec.hop_length / 1000
 
     def _decode(self, index: int, codebooks: int) -> Signal:
-        audio = self.codec.decode(self._codes[index][None, :codebooks])
+        return self._decoded(index, self._codes[index][:codebooks])
+
+    def _decoded(self, index: int, codes: Codes) -> Signal:
+        audio = self.codec.decode(codes[None])
         return np.asarray(audio[0, 0, : len(self.clips[index].audio)], dtype=np.float32)
 
     def _streaming_differs(self) -> tuple[int, int]:
@@ -198,6 +211,18 @@ class Evaluation:
         bits = codebooks * math.log2(self.codec.codebook_size)
         name = f"{self.codec.name}, {codebooks} codebooks"
         return Row(name, self._kbps(codebooks), means, defined, groups, bits, entropy)
+
+    def _vbr_row(self, most: int, mapping: Callable[..., Iterable[dict[str, float]]]) -> Row:
+        codec = self.codec
+        clips = self._bar(self.clips, f"encode, up to {most} codebooks")
+        codes: list[Codes] = [codec.encode(clip.audio, most, vbr=True)[0] for clip in clips]
+        coded = (self._decoded(index, codes[index]) for index in range(len(self.clips)))
+        means, defined, groups = self._measured(coded, mapping, f"up to {most} codebooks")
+        used, frames = sum(int((c >= 0).sum()) for c in codes), sum(c.shape[1] for c in codes)
+        bits = used / frames * math.log2(codec.codebook_size)
+        kbps = (bits + BITS_PER_HOP) * codec.sample_rate / codec.hop_length / 1000
+        name = f"{codec.name}, up to {most} codebooks"
+        return Row(name, kbps, means, defined, groups, bits, entropy_bits(codes, codec.codebook_size))
 
     def _measured(
         self, coded: Iterable[Signal], mapping: Callable[..., Iterable[dict[str, float]]], what: str

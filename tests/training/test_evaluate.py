@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -201,6 +202,20 @@ def test_opus_stands_beside_the_model_at_its_bitrates() -> None:
     assert table(report).count("Opus") == 2
 
 
+def test_codebooks_by_level_are_measured_at_their_true_bitrate() -> None:
+    codec = Codec(network(), name="tiny")
+    gaps = [np.where(np.arange(len(clip.audio)) % 1600 < 800, 1, 1e-4).astype(np.float32) for clip in clips()]
+    quiet = [dataclasses.replace(clip, audio=clip.audio * gap) for clip, gap in zip(clips(), gaps, strict=True)]
+    whole, varied = Evaluation(codec, quiet, ["mel"]).run([4], vbr=[4]).rows
+    codes = np.concatenate([codec.encode(clip.audio, vbr=True)[0] for clip in quiet], axis=1)
+    assert varied.codec == "tiny, up to 4 codebooks"
+    assert varied.code_bits == pytest.approx(whole.code_bits * (codes >= 0).mean())
+    assert varied.kbps == pytest.approx((varied.code_bits + 2) * RATE / codec.hop_length / 1000)
+    assert varied.entropy_bits is not None
+    assert 0 < sum(varied.entropy_bits) <= varied.code_bits < 0.9 * whole.code_bits
+    assert varied.means["mel"] != whole.means["mel"]
+
+
 @needs_opus
 def test_opus_is_measured_at_what_opusenc_is_asked_for() -> None:
     report = Evaluation(Codec(network(), name="tiny"), clips(), ["mel"]).run([1], opus_nominal=[24.0, 8.0])
@@ -269,6 +284,7 @@ def test_a_run_is_measured_by_its_averaged_weights(audio_folder: Path, tmp_path:
         (["--codebooks=0,2"], "1 to 4 codebooks, got 0"),
         (["--codebooks=5"], "1 to 4 codebooks, got 5"),
         (["--codebooks=two"], "whole numbers"),
+        (["--vbr=5"], "1 to 4 codebooks, got 5"),
         (["--metrics=nothing"], "no metric 'nothing'"),
         (["--opus-nominal=6,many"], "bitrates in kbps"),
         (["--opus-nominal=6,4.5,nan"], "5 to 256 kbps, got 4.5, nan"),

@@ -71,6 +71,27 @@ async def test_what_is_sent_arrives_with_exactly_its_codes() -> None:
         assert listener.heard(End)[0].samples == len(audio)
 
 
+async def test_with_vbr_packets_hold_fewer_codebooks_where_it_is_quiet() -> None:
+    audio, codec = speech(0.6), small_codec()
+    audio[4000:10_000] *= np.float32(1e-3)
+    wanted = codec.encode(audio, vbr=True)[0]
+    offer = Offer(codec.fingerprint, 24_000, 320, 4, 64)
+    async with (
+        running(adapt=False) as relay,
+        raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener,
+    ):
+        async with open_peer(url(relay), role="send", vbr=True) as peer:
+            await peer.send(audio)
+        await until(lambda: listener.heard(End))
+        layout = listener.session.agreement.layout
+        frames = [packet_codes(layout, packet)[:, 0] for packet in listener.heard(Packet)]
+    assert [frame.shape[1] for frame in frames] == [1] * wanted.shape[1]
+    assert [len(frame) for frame in frames] == (wanted >= 0).sum(axis=0).tolist()
+    assert {len(frame) for frame in frames} >= {1, 4}
+    for index, frame in enumerate(frames):
+        assert np.array_equal(frame[:, 0], wanted[: len(frame), index])
+
+
 @pytest.mark.parametrize("chunk", [100, 320, 5000])
 async def test_an_exact_peer_hears_the_local_decode_sample_for_sample(chunk) -> None:
     audio = speech(0.5)
