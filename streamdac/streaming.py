@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -87,7 +88,7 @@ class StreamEncoder(Stream):
             UsageError: wrong shape, dtype or rows, or samples that are not finite.
             ChunkSizeError: more than one row and not whole hops.
         """
-        if active is None and self._allocation is None and (codes := self._push_plain(audio)) is not None:
+        if active is None and (codes := self._push_plain(audio)) is not None:
             return codes
         x, self._as_numpy = audio_tensor(audio, self.batch, self._executor.device)
         if self.batch == 1 and active is None:
@@ -109,7 +110,10 @@ class StreamEncoder(Stream):
             return None
         self._as_numpy = type(audio) is np.ndarray
         self._samples += samples.shape[1]
-        codes = executor.encode_array(self._state, samples, self._depths, last=False).transpose(0, 2, 1)
+        codes = executor.encode_array(self._state, samples, self._depths, last=False)
+        if self._allocation is not None:
+            codes[self._allocation.unused(samples, codes.shape[1], self._most())] = -1
+        codes = codes.transpose(0, 2, 1)
         return codes if self._as_numpy else torch.from_numpy(codes)
 
     def _push_one(self, x: Tensor) -> Tensor:
@@ -138,8 +142,7 @@ class StreamEncoder(Stream):
         codes = self._executor.encode(self._state if state is None else state, x, depths, last=last)
         if self._allocation is not None:
             rows = None if index is None else index.cpu().numpy()
-            most = depths if isinstance(depths, int) else depths.numpy()
-            unused = self._allocation.unused(x[..., 0].cpu().numpy(), codes.shape[1], most, rows)
+            unused = self._allocation.unused(x[..., 0].cpu().numpy(), codes.shape[1], self._most(rows), rows)
             codes = codes.masked_fill(torch.from_numpy(unused).to(codes.device), -1)
         return codes
 
@@ -171,6 +174,13 @@ class StreamEncoder(Stream):
             codes = self._encode(x, last=True)
         self.reset()
         return give_back(codes.transpose(1, 2), self._as_numpy)
+
+    def _most(self, rows: npt.NDArray[np.int64] | None = None) -> int | npt.NDArray[np.int64]:
+        """Codebooks in use, of all rows or some."""
+        if isinstance(self._depths, int):
+            return self._depths
+        depths: npt.NDArray[np.int64] = self._depths.numpy()
+        return depths if rows is None else depths[rows]
 
     def _deepest(self) -> int:
         return self._depths if isinstance(self._depths, int) else int(self._depths.max())

@@ -104,6 +104,14 @@ def test_blocks_of_any_length_give_the_same_codes(codec: Codec, parts: list[int]
     assert encoder.kbps == pytest.approx(bits / (10 * HOP / RATE) / 1000)
 
 
+@pytest.mark.parametrize("chunk", [HOP, 4 * HOP, HOP + 5])
+def test_a_streaming_encoder_gives_the_codes_of_the_whole(codec: Codec, speech: Signal, chunk: int) -> None:
+    audio, encoder = with_pauses(speech), codec.encoder(n_codebooks=3, vbr=True)
+    parts = [encoder.push(audio[start : start + chunk]) for start in range(0, len(audio), chunk)]
+    found = np.concatenate([*parts, encoder.flush()], axis=2)
+    assert np.array_equal(found, codec.encode(audio, 3, vbr=True))
+
+
 def test_live_records_what_encode_makes(run: Run, tmp_path: Path, codec: Codec, speech: Signal) -> None:
     soundfile.write(tmp_path / "in.wav", with_pauses(speech), RATE, subtype="FLOAT")
     record = tmp_path / "heard.sdac"
