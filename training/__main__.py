@@ -1,4 +1,4 @@
-"""`python -m streamdac.training`: corpus, train, evaluate, export."""
+"""`python -m streamdac.training`: corpus, train, average, evaluate, export."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _COMMANDS = {
     "corpus": ("streamdac.training.corpus", "corpus_command"),
     "train": ("streamdac.training.train", "train_command"),
+    "average": ("streamdac.training.mean", "average_command"),
     "evaluate": ("streamdac.training.evaluate", "evaluate_command"),
     "export": ("streamdac.training.train", "export_command"),
 }
