@@ -48,6 +48,9 @@ class Row:
     entropy_bits: tuple[float, ...] | None = None
     """Empirical entropy of each codebook's codes per frame: how many of those bits carry anything."""
 
+    vbr: bool = False
+    """Whether the number of codebooks varied."""
+
     @property
     def use(self) -> float | None:
         """Share of the bits that carry anything, 0 to 1; None where the codec has no codebooks."""
@@ -222,7 +225,7 @@ class Evaluation:
         bits = used / frames * math.log2(codec.codebook_size)
         kbps = (bits + BITS_PER_HOP) * codec.sample_rate / codec.hop_length / 1000
         name = f"{codec.name}, up to {most} codebooks"
-        return Row(name, kbps, means, defined, groups, bits, entropy_bits(codes, codec.codebook_size))
+        return Row(name, kbps, means, defined, groups, bits, entropy_bits(codes, codec.codebook_size), vbr=True)
 
     def _measured(
         self, coded: Iterable[Signal], mapping: Callable[..., Iterable[dict[str, float]]], what: str

@@ -53,7 +53,8 @@ def _rate_quality(report: Report) -> Any:
     columns = min(4, len(report.metrics))
     rows = -(-len(report.metrics) // columns)
     figure = _figure(4 * columns, 3.2 * rows)
-    lines = {"streamdac": [r for r in report.rows if r.entropy_bits is not None]}
+    ours = [r for r in report.rows if r.entropy_bits is not None]
+    lines = {"streamdac": [r for r in ours if not r.vbr], "streamdac --vbr": [r for r in ours if r.vbr]}
     lines["Opus"] = [r for r in report.rows if r.entropy_bits is None]
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
     for panel, name in zip(panels, report.metrics, strict=False):

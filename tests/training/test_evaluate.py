@@ -213,6 +213,7 @@ def test_codebooks_by_level_are_measured_at_their_true_bitrate() -> None:
     assert varied.kbps == pytest.approx((varied.code_bits + 2) * RATE / codec.hop_length / 1000)
     assert varied.entropy_bits is not None
     assert 0 < sum(varied.entropy_bits) <= varied.code_bits < 0.9 * whole.code_bits
+    assert (whole.vbr, varied.vbr) == (False, True)
     assert varied.means["mel"] != whole.means["mel"]
 
 
