@@ -19,7 +19,7 @@ from streamdac.protocols.packets import make_packet, packet_codes
 from streamdac.protocols.stream import StreamWriter
 from streamdac.protocols.wire import decode, encode
 
-from .coding import stream_header
+from .coding import stream_header, written
 from .figures import Histogram, Meter
 from .hops import HopDecoder, HopEncoder, runs
 
@@ -116,7 +116,7 @@ class Chain:
             self._encoder.encoder.n_codebooks = self.settings.codebooks
         codes = self._encoder.push(block)
         if self._record is not None:
-            self._record.write(b"".join(self._writer.write(run) for run in runs(codes)))
+            self._record.write(written(self._writer, codes))
         between = time.perf_counter()
         frames = (run[:, :, at : at + 1] for run in runs(codes) for at in range(run.shape[2]))
         parts = [self._frame(frame) for frame in frames]
@@ -131,8 +131,7 @@ class Chain:
         """The end of the recorded stream."""
         codes = self._encoder.flush()
         if self._record is not None:
-            data = b"".join(self._writer.write(run) for run in runs(codes))
-            self._record.write(data + self._writer.end(self._encoder.taken))
+            self._record.write(written(self._writer, codes) + self._writer.end(self._encoder.taken))
 
     def _amplified(self, block: Block) -> Block:
         """Gain and mute, ramped over the block; what a driver gives beyond full scale, or as NaN, ends here."""

@@ -43,14 +43,16 @@ class StreamEncoding:
 
     def push(self, block: Block) -> bytes:
         """The packets that `block` completes."""
-        return self._written(self.hops.push(block))
+        return written(self.writer, self.hops.push(block))
 
     def finish(self) -> bytes:
         """The remaining packets and the End."""
-        return self._written(self.hops.flush()) + self.writer.end(self.hops.taken)
+        return written(self.writer, self.hops.flush()) + self.writer.end(self.hops.taken)
 
-    def _written(self, codes: CodeArray) -> bytes:
-        return b"".join(self.writer.write(run) for run in runs(codes))
+
+def written(writer: StreamWriter, codes: CodeArray) -> bytes:
+    """The packets of `writer` that codes `[K, C, F]`, -1 where unused, complete."""
+    return b"".join(writer.write(run) for run in runs(codes))
 
 
 def stream_header(codec: Codec, channels: int, source_rate: int) -> Header:
