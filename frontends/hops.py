@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from streamdac.allocation import Allocation
 from streamdac.convert import Converter
 from streamdac.errors import UsageError
 
@@ -52,10 +51,9 @@ class HopEncoder:
         if not 1 <= channels <= MAX_CHANNELS:
             raise UsageError(f"{channels} channels, need 1 to {MAX_CHANNELS}")
         self.codec, self.channels = codec, channels
-        self.encoder = codec.encoder(batch=channels, n_codebooks=n_codebooks)
+        self.encoder = codec.encoder(batch=channels, n_codebooks=n_codebooks, vbr=vbr, together=True)
         self._converter = Converter(sample_rate, codec.sample_rate, channels, quality=quality)
         self._held: Block = np.zeros((0, channels), np.float32)
-        self._allocation = Allocation(channels, codec.hop_length, codec.sample_rate, together=True) if vbr else None
         self._frames = self._codes = 0
 
     @property
@@ -82,7 +80,7 @@ class HopEncoder:
             padded = np.zeros((self.codec.hop_length, self.channels), np.float32)
             padded[: len(rest)] = rest
             first = np.concatenate([first, self._push(padded)], axis=2)
-        return np.concatenate([first, self._counted(self.encoder.flush(), rest[:0])], axis=2)
+        return np.concatenate([first, self._counted(self.encoder.flush())], axis=2)
 
     def _encode(self, block: Block) -> CodeArray:
         if len(self._held):
@@ -93,15 +91,10 @@ class HopEncoder:
 
     def _push(self, block: Block) -> CodeArray:
         codes: CodeArray = self.encoder.push(np.ascontiguousarray(block.T[:, None]))
-        return self._counted(codes, block)
+        return self._counted(codes)
 
-    def _counted(self, codes: CodeArray, block: Block) -> CodeArray:
-        """Codes `[C, K, F]` that came of `block` as `[K, C, F]`, less those that are not needed."""
-        if self._allocation is not None:
-            depth = self.encoder.n_codebooks
-            assert isinstance(depth, int)
-            unused = self._allocation.unused(np.ascontiguousarray(block.T), codes.shape[2], depth)
-            codes = np.where(unused.transpose(0, 2, 1), -1, codes)
+    def _counted(self, codes: CodeArray) -> CodeArray:
+        """Codes `[C, K, F]` as `[K, C, F]`."""
         self._frames += codes.shape[2]
         self._codes += int((codes >= 0).sum())
         return codes.transpose(1, 0, 2)

@@ -16,8 +16,7 @@ import numpy.typing as npt
 from .errors import BadDataError
 
 Samples = npt.NDArray[np.float32]  # [R, T]
-Classes = npt.NDArray[np.int64]  # [R, F]
-Mask = npt.NDArray[np.bool_]  # [R, F, K]
+Classes = npt.NDArray[np.int64]  # [R, F]; codebooks, too
 
 SHARES = (1.0, 0.7, 0.4, 0.1)
 """Of the codebooks, in the hops of each class; at least one."""
@@ -59,26 +58,25 @@ class Allocation:
             self._peak[rows] = _FLOOR_DB
             self._last[rows] = len(_BELOW_DB)
 
-    def unused(
+    def needed(
         self,
         audio: Samples,
-        frames: int,
         depths: int | npt.NDArray[np.int64],
         rows: npt.NDArray[np.int64] | None = None,
-    ) -> Mask:
-        """Take audio `[R, T]` of any length; which codes of the next `frames` are not needed, `[R, frames, K]`.
+    ) -> Classes:
+        """Take audio `[R, T]` of any length; codebooks for every hop that is not `done`, `[R, F]`.
 
-        `depths` are the codebooks of the first class, for all rows or `[R]`; K is the most of them. With `rows` only
-        those are there, whole hops of them.
+        `depths` are those of the first class, for all rows or `[R]`. With `rows` only those are there, whole hops of them.
         """
         self._take(audio, rows)
-        classes, self._due = self._due[:, :frames], self._due[:, frames:]
-        if rows is not None:
-            classes = classes[rows]
+        classes = self._due if rows is None else self._due[rows]
         most = np.broadcast_to(np.asarray(depths), (len(classes),))[:, None]
-        needed = np.maximum(1, np.ceil(np.array(SHARES)[classes] * most - 1e-9))
-        mask: Mask = np.arange(int(most.max(initial=1))) >= needed[:, :, None]
-        return mask
+        needed: Classes = np.maximum(1, np.ceil(np.array(SHARES)[classes] * most - 1e-9)).astype(np.int64)
+        return needed
+
+    def done(self, frames: int) -> None:
+        """So many hops, the oldest, have their codes."""
+        self._due = self._due[:, frames:]
 
     def _take(self, audio: Samples, rows: npt.NDArray[np.int64] | None) -> None:
         if rows is not None:

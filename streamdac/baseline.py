@@ -99,9 +99,38 @@ class _PlainQuantizer(nn.Module):
         self.out_proj = nn.ModuleList(_CachedConv(part.out_proj).conv for part in parts)
         self.codebook = nn.ModuleList(part.codebook for part in parts)
         self.directions = [F.normalize(part.codebook.weight.detach(), dim=-1).t() for part in parts]
+        self._predictor, self._coarse = network.quantizer.predictor, network.quantizer.predictor_codebooks
+        self._before = self._predictor.start(1, self.directions[0]) if self._predictor is not None else None
 
-    def encode(self, residual: Tensor) -> Tensor:
+    def encode(self, z: Tensor) -> Tensor:
         """Latents `[1, D, F]` to codes `[1, K, F]`."""
+        if self._predictor is None:
+            return self._search(z)
+        codes = []
+        for frame in z.split(1, dim=2):
+            expected = self._predictor(self._before)[:, :, None]
+            codes.append(self._search(frame - expected))
+            self._came(expected + self._said(codes[-1][:, : self._coarse]))
+        return torch.cat(codes, dim=2)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """Codes `[1, K, F]` to latents `[1, D, F]`."""
+        z = self._said(codes)
+        if self._predictor is None:
+            return z
+        latents = []
+        for frame, surprise in zip(codes.split(1, dim=2), z.split(1, dim=2), strict=True):
+            expected = self._predictor(self._before)[:, :, None]
+            latents.append(expected + surprise)
+            self._came(expected + self._said(frame[:, : self._coarse]))
+        return torch.cat(latents, dim=2)
+
+    def _came(self, latent: Tensor) -> None:
+        assert self._predictor is not None
+        assert self._before is not None
+        self._before = self._predictor.after(self._before, latent[:, :, 0])
+
+    def _search(self, residual: Tensor) -> Tensor:
         codes = []
         for index, in_proj in enumerate(self.in_proj):
             z_e = in_proj(residual)
@@ -110,8 +139,7 @@ class _PlainQuantizer(nn.Module):
             codes.append(code)
         return torch.stack(codes, dim=1)
 
-    def decode(self, codes: Tensor) -> Tensor:
-        """Codes `[1, K, F]` to latents `[1, D, F]`."""
+    def _said(self, codes: Tensor) -> Tensor:
         z: Tensor = self.out_proj[0](self.codebook[0](codes[:, 0]).transpose(1, 2))
         for index in range(1, codes.shape[1]):
             z = z + self.out_proj[index](self.codebook[index](codes[:, index]).transpose(1, 2))

@@ -17,7 +17,7 @@ from .config import DEFAULT, ModelConfig
 from .decompress import decompress
 from .engine import CodecEngine
 from .errors import UnavailableError, UsageError
-from .executor import Executor
+from .executor import Executor, deepest
 from .levels import Rows
 from .models import find_model
 from .nn.network import DAC
@@ -109,15 +109,14 @@ class Codec:
         batch, samples, _ = x.shape
         depths = check_depths(n_codebooks, self.n_codebooks, batch)
         if not samples or not batch:
-            deepest = depths if isinstance(depths, int) else int(depths.max())
-            return give_back(torch.zeros(batch, deepest, 0, dtype=torch.int64, device=x.device), as_numpy)
+            return give_back(torch.zeros(batch, deepest(depths), 0, dtype=torch.int64, device=x.device), as_numpy)
         padded = torch.nn.functional.pad(x, (0, 0, 0, -samples % self.hop_length))
-        codes = self.executor.encode(self.executor.fresh_encoder(batch), padded, depths, last=True)
+        most = deepest(depths)
         if vbr:
             allocation = Allocation(batch, self.hop_length, self.sample_rate)
-            most = depths if isinstance(depths, int) else depths.numpy()
-            unused = allocation.unused(padded[..., 0].cpu().numpy(), codes.shape[1], most)
-            codes = codes.masked_fill(torch.from_numpy(unused).to(codes.device), -1)
+            loud = depths if isinstance(depths, int) else depths.numpy()
+            depths = torch.from_numpy(allocation.needed(padded[..., 0].cpu().numpy(), loud))
+        codes = self.executor.encode(self.executor.fresh_encoder(batch), padded, depths, last=True, most=most)
         return give_back(codes.transpose(1, 2), as_numpy)
 
     def decode(self, codes: Array) -> Array:
@@ -134,9 +133,11 @@ class Codec:
         audio = self.executor.decode(self.executor.fresh_decoder(x.shape[0]), x, last=True)
         return give_back(audio.transpose(1, 2), as_numpy)
 
-    def encoder(self, *, batch: int = 1, n_codebooks: Depths = None, vbr: bool = False) -> StreamEncoder:
+    def encoder(
+        self, *, batch: int = 1, n_codebooks: Depths = None, vbr: bool = False, together: bool = False
+    ) -> StreamEncoder:
         """A streaming encoder with its own state for `batch` rows; see `StreamEncoder`."""
-        return StreamEncoder(self.plan, self.executor, batch=batch, n_codebooks=n_codebooks, vbr=vbr)
+        return StreamEncoder(self.plan, self.executor, batch=batch, n_codebooks=n_codebooks, vbr=vbr, together=together)
 
     def decoder(self, *, batch: int = 1) -> StreamDecoder:
         """A streaming decoder with its own state for `batch` rows."""

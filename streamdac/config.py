@@ -23,6 +23,8 @@ _LIMITS = {
     "n_codebooks": (1, 64),
     "codebook_size": (2, 65_536),
     "codebook_dim": (1, 1_024),
+    "predictor_dim": (0, 4_096),
+    "predictor_codebooks": (1, 64),
 }
 _LONG_TERM_RATE = 8_000  # Hz; below it the taps around the shortest lag would reach the present
 _MAX_STAGES = 8
@@ -58,6 +60,10 @@ class ModelConfig:
     quantizer_dropout: float = 0.5
     """Share of a training batch that uses a random number of codebooks."""
     padding: str = CAUSAL
+    predictor_dim: int = 0
+    """Width of the network that predicts a latent from those before it (`streamdac.nn.prediction`); 0: none."""
+    predictor_codebooks: int = 4
+    """The first ones, from which it predicts: fewer of them must not get lost on the way to a decoder."""
     long_term: bool = False
     """Whether the decoder ends with a long-term postfilter (`streamdac.nn.long_term`)."""
 
@@ -138,11 +144,12 @@ class ModelConfig:
         return self.frame_rate * self.bits_per_code * (self.n_codebooks if n_codebooks is None else n_codebooks)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types only, for JSON and weights metadata; without what is not there (widths, a long-term filter)."""
+        """Plain types only, for JSON and weights metadata; without what is not there (widths, predictor, filter)."""
+        left_out = () if self.predictor_dim else ("predictor_dim", "predictor_codebooks")
         return {
             key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(self).items()
-            if value != () and value is not False
+            if value != () and value is not False and key not in left_out
         }
 
 

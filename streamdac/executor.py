@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .errors import BadDataError
-from .ops import ConvOp, JoinOp, LongTermOp, Part, SplitOp, TransposeOp
+from .ops import ConvOp, JoinOp, LongTermOp, MemoryOp, Part, SplitOp, TransposeOp
 
 
 @dataclass
@@ -21,8 +21,8 @@ class State:
     """Where a stream through one part stands.
 
     Attributes:
-        buffers: for each operation of the part that keeps inputs (convolutions, transposed ones, splits, long-term filters),
-            in order, those still needed `[B, n, C]`.
+        buffers: for each operation of the part that keeps anything (convolutions, transposed ones, splits, long-term filters,
+            a quantiser's memory, which is last), in order, what is still needed `[B, n, C]`.
         drops: beside each, outputs (transposed convolution) or inputs (split) still to be dropped at the start.
     """
 
@@ -46,6 +46,9 @@ class State:
                     drops.append(op.crop)
                 case LongTermOp():
                     buffers.append(torch.zeros(batch, op.geometry.left, 1, device=device))
+                    drops.append(0)
+                case MemoryOp(frames, channels):
+                    buffers.append(torch.zeros(batch, frames, channels, device=device))
                     drops.append(0)
                 case _:
                     pass
@@ -116,9 +119,20 @@ def slots_after(part: Part, samples: int) -> list[Slot]:
             case LongTermOp(g):
                 slots.append(Slot(g.left + samples - op.ready(samples), 1, 0))
                 samples = op.ready(samples)
+            case MemoryOp(frames, channels):
+                slots.append(Slot(frames, channels, 0))
             case _:
                 pass
     return slots
+
+
+Depths = Tensor | int
+"""Codebooks in use: of all, of each row `[B]`, or of each row's next frames `[B, F or more]`."""
+
+
+def deepest(depths: Depths) -> int:
+    """The largest of them; 0 of none."""
+    return depths if isinstance(depths, int) else int(depths.max()) if depths.numel() else 0
 
 
 class StreamState(Protocol):
@@ -154,8 +168,11 @@ class Executor(Protocol):
         """State of `batch` decoders before their first frame."""
         ...
 
-    def encode(self, state: Any, audio: Tensor, depths: Tensor | int, *, last: bool) -> Tensor:
-        """Push audio `[B, T, 1]`, and flush where `last`: the codes now complete `[B, F, K]`, -1 beyond a row's depth."""
+    def encode(self, state: Any, audio: Tensor, depths: Depths, *, last: bool, most: int | None = None) -> Tensor:
+        """Push audio `[B, T, 1]`, and flush where `last`: the codes now complete `[B, F, K]`, -1 beyond the `depths`.
+
+        K is `most`, or the largest of the depths.
+        """
         ...
 
     def decode(self, state: Any, codes: Tensor, *, last: bool) -> Tensor:

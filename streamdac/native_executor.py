@@ -14,10 +14,10 @@ from torch import Tensor
 
 from . import native
 from .errors import UsageError
-from .executor import State
+from .executor import Depths, State, deepest
 from .nn.long_term import FLOOR, KNOTS, SHARPNESS
-from .ops import ConvOp, JoinOp, LongTermOp, Op, Part, SnakeOp, SplitOp, TanhOp, TransposeOp
-from .plan import Plan, Quantizer
+from .ops import ConvOp, JoinOp, LongTermOp, MemoryOp, Op, Part, SnakeOp, SplitOp, TanhOp, TransposeOp
+from .plan import Plan, Prediction, Quantizer
 
 
 class NativeState:
@@ -81,21 +81,24 @@ class NativeExecutor:
         """State of `batch` decoders before their first frame."""
         return NativeState(self.plan.decoder, self._codec.streams(True, batch), batch)
 
-    def encode(self, state: NativeState, audio: Tensor, depths: Tensor | int, *, last: bool) -> Tensor:
+    def encode(
+        self, state: NativeState, audio: Tensor, depths: Depths, *, last: bool, most: int | None = None
+    ) -> Tensor:
         """See `Executor.encode`."""
         samples = _array(audio, np.float32)
         if samples.ndim != 3 or samples.shape[2] != 1:
             raise UsageError(f"audio has shape {list(audio.shape)}, need [{state.batch}, T, 1]")
-        return torch.from_numpy(self.encode_array(state, samples.reshape(samples.shape[:2]), depths, last=last))
+        return torch.from_numpy(
+            self.encode_array(state, samples.reshape(samples.shape[:2]), depths, last=last, most=most)
+        )
 
     def encode_array(
-        self, state: Any, audio: NDArray[np.float32], depths: Tensor | int, *, last: bool
+        self, state: Any, audio: NDArray[np.float32], depths: Depths, *, last: bool, most: int | None = None
     ) -> NDArray[np.int64]:
         """`encode` without tensors: contiguous audio `[B, T]` -> codes `[B, F, K]`."""
-        each = _integers(depths) if isinstance(depths, Tensor) else None
-        deepest = depths if each is None else int(each.max(initial=0))
+        each = None if isinstance(depths, int) else _integers(depths.view(depths.shape[0], -1))
         frames = self._codec.ready(state.streams, audio.shape[1], last)
-        codes = np.empty((state.batch, frames, deepest), np.int64)
+        codes = np.empty((state.batch, frames, deepest(depths) if most is None else most), np.int64)
         self._codec.encode(state.streams, audio, each, codes, last)
         return codes
 
@@ -165,6 +168,8 @@ def _operation(op: Op) -> tuple[Any, ...]:
             return ("join",)
         case TanhOp():
             return ("tanh",)
+        case MemoryOp(frames, channels):
+            return "memory", frames, channels
         case LongTermOp(g, own, past):
             sizes, knots = (g.block, g.window, g.least, g.most), torch.tensor(KNOTS)
             rest = (g.low_pass, knots, own, past)
@@ -185,4 +190,10 @@ def _quantizer(q: Quantizer) -> tuple[Any, ...]:
         cross,
         _floats(q.out_weight),
         _floats(q.out_bias),
+        None if q.prediction is None else _prediction(q.prediction),
     )
+
+
+def _prediction(p: Prediction) -> tuple[Any, ...]:
+    layers = (p.first_weight, p.first_bias, p.second_weight, p.second_bias, p.last_weight, p.last_bias)
+    return p.codebooks, *(_floats(tensor) for tensor in layers)

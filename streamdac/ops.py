@@ -96,7 +96,15 @@ class LongTermOp:
         return self.ready(samples)
 
 
-Op = ConvOp | TransposeOp | SnakeOp | TanhOp | SplitOp | JoinOp | LongTermOp
+@dataclass(frozen=True)
+class MemoryOp:
+    """The quantised latents of the last `frames` frames, newest first, beside the signal: what the quantiser predicts from."""
+
+    frames: int
+    channels: int
+
+
+Op = ConvOp | TransposeOp | SnakeOp | TanhOp | SplitOp | JoinOp | LongTermOp | MemoryOp
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,8 +25,26 @@ from .nn.layers import (
 )
 from .nn.long_term import TAP_SCALE, LongTermFilter
 from .nn.network import DAC
+from .nn.prediction import FRAMES, Predictor
 from .nn.quantizer import ResidualQuantizer, VectorQuantizer
-from .ops import ConvOp, JoinOp, LongTermOp, Op, Part, SnakeOp, SplitOp, TanhOp, TransposeOp
+from .ops import ConvOp, JoinOp, LongTermOp, MemoryOp, Op, Part, SnakeOp, SplitOp, TanhOp, TransposeOp
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the next latent is expected to be (`streamdac.nn.prediction`): two hidden layers, rectified, beside a linear map."""
+
+    first_weight: Tensor
+    """`[FRAMES * D, H]`, of the newest frame first."""
+    first_bias: Tensor
+    second_weight: Tensor
+    """`[H, H]`."""
+    second_bias: Tensor
+    last_weight: Tensor
+    """`[FRAMES * D + H, D]`: of the frames themselves, then of the second hidden layer."""
+    last_bias: Tensor
+    codebooks: int
+    """The first ones: what they say is remembered."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +69,8 @@ class Quantizer:
     """`[K * d, D]`."""
     out_bias: Tensor
     """`[K + 1, D]`: sum of the output biases of the first k codebooks."""
+    prediction: Prediction | None = None
+    """Where there is one, codes say what it did not foresee."""
 
     @property
     def n_codebooks(self) -> int:
@@ -87,7 +107,10 @@ class Plan:
 
     @cached_property
     def decoder_context(self) -> int:
-        """Frames before its own that audio depends on: after so many, a decoder that joined a running stream is exact."""
+        """Frames before its own that audio depends on: after so many, a decoder that joined a running stream is exact.
+
+        With a predictor it comes ever closer instead, and never is.
+        """
         return -self.decoder.first_seen(0)
 
     @cached_property
@@ -103,6 +126,9 @@ def build_plan(network: DAC, *, padded: bool = True) -> Plan:
     if padded and network.decoder.long_term is not None:
         decoder.append(_long_term_op(network.decoder.long_term))
     config = network.config
+    if config.predictor_dim:  # both ends remember what the codes have said
+        encoder.append(MemoryOp(FRAMES, config.latent_dim))
+        decoder.append(MemoryOp(FRAMES, config.latent_dim))
     return Plan(
         config=config,
         encoder=Part(tuple(encoder), 1, config.latent_dim),
@@ -115,7 +141,9 @@ def build_plan(network: DAC, *, padded: bool = True) -> Plan:
 def fingerprint(network: DAC) -> bytes:
     """SHA-256 over what gives codes their meaning: geometry and the quantiser's tensors as float32."""
     config = network.config
-    names = ("sample_rate", "hop_length", "latent_dim", "n_codebooks", "codebook_size", "codebook_dim")
+    names = ["sample_rate", "hop_length", "latent_dim", "n_codebooks", "codebook_size", "codebook_dim"]
+    if config.predictor_dim:
+        names.append("predictor_codebooks")
     digest = hashlib.sha256(json.dumps({name: getattr(config, name) for name in names}, sort_keys=True).encode())
     for name, tensor in sorted(network.quantizer.state_dict().items()):
         digest.update(name.encode() + b"\0")
@@ -186,6 +214,19 @@ def fold_quantizer(quantizer: ResidualQuantizer) -> Quantizer:
         cross=tuple(matrix.float().contiguous() for matrix in cross),
         out_weight=torch.cat(list(w_out)).float().contiguous(),
         out_bias=cumulative.float(),
+        prediction=_prediction(quantizer.predictor, quantizer.predictor_codebooks) if quantizer.predictor else None,
+    )
+
+
+def _prediction(predictor: Predictor, codebooks: int) -> Prediction:
+    return Prediction(
+        first_weight=_folded(predictor.first.weight).t().contiguous(),
+        first_bias=_folded(predictor.first.bias).clone(),
+        second_weight=_folded(predictor.second.weight).t().contiguous(),
+        second_bias=_folded(predictor.second.bias).clone(),
+        last_weight=torch.cat([_folded(predictor.linear.weight).t(), _folded(predictor.last.weight).t()]).contiguous(),
+        last_bias=_folded(predictor.last.bias).clone(),
+        codebooks=codebooks,
     )
 
 

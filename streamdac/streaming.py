@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from .allocation import Allocation
+from .allocation import Allocation, Samples
 from .arrays import Array, audio_tensor, codes_tensor, give_back, plain_codes, plain_samples
 from .errors import BadDataError, ChunkSizeError, UsageError
 from .executor import Executor, StreamState
@@ -18,6 +18,8 @@ from .native_executor import NativeExecutor
 from .ops import Part
 from .plan import Plan
 from .stream_rows import Depths, Stream, active_mask, check_depths
+
+_Codes = TypeVar("_Codes", Tensor, npt.NDArray[np.int64])
 
 
 class StreamEncoder(Stream):
@@ -29,15 +31,24 @@ class StreamEncoder(Stream):
         batch: rows.
         n_codebooks: for all rows or one per row; the model's own number where None. May change at any hop.
         vbr: use that many where it is loud and fewer below (`streamdac.allocation`); the codes left out are -1.
+        together: with `vbr`, all rows get what the one that needs most does, as channels that share a packet must.
     """
 
     kind = "encoder"
     counted = "samples"
 
     def __init__(
-        self, plan: Plan, executor: Executor, *, batch: int = 1, n_codebooks: Depths = None, vbr: bool = False
+        self,
+        plan: Plan,
+        executor: Executor,
+        *,
+        batch: int = 1,
+        n_codebooks: Depths = None,
+        vbr: bool = False,
+        together: bool = False,
     ) -> None:
         super().__init__(plan, executor, batch)
+        self._together = together
         self._allocation = self._fresh_allocation() if vbr else None
         self._pending: list[Tensor] = []
         self._held = 0
@@ -51,7 +62,8 @@ class StreamEncoder(Stream):
         return self.plan.encoder
 
     def _fresh_allocation(self) -> Allocation:
-        return Allocation(self.batch, self.plan.config.hop_length, self.plan.config.sample_rate)
+        config = self.plan.config
+        return Allocation(self.batch, config.hop_length, config.sample_rate, together=self._together)
 
     def _restart(self) -> None:
         self._pending, self._held, self._samples = [], 0, 0
@@ -110,10 +122,9 @@ class StreamEncoder(Stream):
             return None
         self._as_numpy = type(audio) is np.ndarray
         self._samples += samples.shape[1]
-        codes = executor.encode_array(self._state, samples, self._depths, last=False)
-        if self._allocation is not None:
-            codes[self._allocation.unused(samples, codes.shape[1], self._most())] = -1
-        codes = codes.transpose(0, 2, 1)
+        depths = self._due(samples)
+        codes = executor.encode_array(self._state, samples, depths, last=False, most=self._deepest())
+        codes = self._given(codes).transpose(0, 2, 1)
         return codes if self._as_numpy else torch.from_numpy(codes)
 
     def _push_one(self, x: Tensor) -> Tensor:
@@ -136,14 +147,24 @@ class StreamEncoder(Stream):
         self, x: Tensor, *, last: bool = False, state: StreamState | None = None, index: Tensor | None = None
     ) -> Tensor:
         """Samples `[R, T, 1]` of all rows, or of those at `index` whose state is `state` -> codes `[R, F, K]`."""
+        depths = self._due(x[..., 0].cpu().numpy(), None if index is None else index.cpu().numpy())
+        state = self._state if state is None else state
+        return self._given(self._executor.encode(state, x, depths, last=last, most=self._deepest()))
+
+    def _due(self, samples: Samples, rows: npt.NDArray[np.int64] | None = None) -> int | Tensor:
+        """Codebooks in use for the frames that `samples` `[R, T]` complete, of all rows or some."""
         depths = self._depths
-        if index is not None and not isinstance(depths, int):
-            depths = depths[index.cpu()]
-        codes = self._executor.encode(self._state if state is None else state, x, depths, last=last)
+        if rows is not None and not isinstance(depths, int):
+            depths = depths[rows]
+        if self._allocation is None:
+            return depths
+        most = depths if isinstance(depths, int) else depths.numpy()
+        return torch.from_numpy(self._allocation.needed(samples, most, rows))
+
+    def _given(self, codes: _Codes) -> _Codes:
+        """Those `[R, F, K]` that the last of `_due` was for."""
         if self._allocation is not None:
-            rows = None if index is None else index.cpu().numpy()
-            unused = self._allocation.unused(x[..., 0].cpu().numpy(), codes.shape[1], self._most(rows), rows)
-            codes = codes.masked_fill(torch.from_numpy(unused).to(codes.device), -1)
+            self._allocation.done(codes.shape[1])
         return codes
 
     def _push_rows(self, x: Tensor, active: Tensor) -> Tensor:
@@ -174,13 +195,6 @@ class StreamEncoder(Stream):
             codes = self._encode(x, last=True)
         self.reset()
         return give_back(codes.transpose(1, 2), self._as_numpy)
-
-    def _most(self, rows: npt.NDArray[np.int64] | None = None) -> int | npt.NDArray[np.int64]:
-        """Codebooks in use, of all rows or some."""
-        if isinstance(self._depths, int):
-            return self._depths
-        depths: npt.NDArray[np.int64] = self._depths.numpy()
-        return depths if rows is None else depths[rows]
 
     def _deepest(self) -> int:
         return self._depths if isinstance(self._depths, int) else int(self._depths.max())

@@ -5,15 +5,17 @@ A streaming convolution is a matrix product over contiguous windows, so one hop 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .executor import State
+from .executor import Depths, State, deepest
 from .nn.long_term import TAPS, choose_lags
-from .ops import ConvOp, JoinOp, LongTermOp, Op, SnakeOp, SplitOp, TanhOp, TransposeOp
-from .plan import Plan, Quantizer
+from .ops import ConvOp, JoinOp, LongTermOp, MemoryOp, Op, SnakeOp, SplitOp, TanhOp, TransposeOp
+from .plan import Plan, Prediction, Quantizer
 
 _BLOCK_SAMPLES = 1 << 15  # PCM samples (all rows) run through the network at once: bounds memory, keeps work in cache
 
@@ -44,15 +46,18 @@ class TorchExecutor:
         return State.fresh(self.plan.decoder, batch, self.device)
 
     @torch.inference_mode()
-    def encode(self, state: State, audio: Tensor, depths: Tensor | int, *, last: bool) -> Tensor:
+    def encode(self, state: State, audio: Tensor, depths: Depths, *, last: bool, most: int | None = None) -> Tensor:
         """See `Executor.encode`."""
+        most = deepest(depths) if most is None else most
         hop = self.plan.config.hop_length
         block = max(1, _BLOCK_SAMPLES // (hop * audio.shape[0])) * hop
         parts = []
+        made = 0
         for start in range(0, max(audio.shape[1], 1), block):
             final = last and start + block >= audio.shape[1]
             z = _run(self._encoder, state, audio[:, start : start + block], final)
-            parts.append(search(self._quantizer, z, depths))
+            parts.append(search(self._quantizer, z, _of_frames(depths, made, z.shape[1]), most, memory=state.buffers))
+            made += z.shape[1]
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
     @torch.inference_mode()
@@ -62,7 +67,7 @@ class TorchExecutor:
         parts = []
         for start in range(0, max(codes.shape[1], 1), block):
             final = last and start + block >= codes.shape[1]
-            z = lookup(self._quantizer, codes[:, start : start + block])
+            z = lookup(self._quantizer, codes[:, start : start + block], memory=state.buffers)
             parts.append(_run(self._decoder, state, z, final))
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
@@ -76,35 +81,113 @@ class TorchExecutor:
         return State(buffers, list(state.drops))
 
 
-def search(quantizer: Quantizer, z: Tensor, depths: Tensor | int) -> Tensor:
-    """Latents `[B, F, D]` to codes `[B, F, K]`: K the deepest of `depths` (one for all or `[B]`), -1 beyond a row's own."""
+def _of_frames(depths: Depths, start: int, count: int) -> Depths:
+    return depths if isinstance(depths, int) or depths.dim() == 1 else depths[:, start : start + count]
+
+
+def search(quantizer: Quantizer, z: Tensor, depths: Depths, most: int, *, memory: list[Tensor]) -> Tensor:
+    """Latents `[B, F, D]` to codes `[B, F, most]`, -1 beyond the `depths`.
+
+    Where the quantiser predicts, the last of `memory` is what it predicts from, and goes on.
+    """
     batch, frames, _ = z.shape
-    deepest = depths if isinstance(depths, int) else int(depths.max())
-    d = quantizer.rows.shape[2]
-    left = torch.addmm(quantizer.in_bias, z.reshape(batch * frames, z.shape[2]), quantizer.in_weight)
-    chosen = []
-    directions, entries = quantizer.directions.unbind(), quantizer.rows.unbind()
-    for k in range(deepest):
-        index = (left[:, :d] @ directions[k]).argmax(dim=1)
-        chosen.append(index)
-        if k + 1 < deepest:
-            rows = entries[k].index_select(0, index)
-            left = torch.addmm(left[:, d:], rows, quantizer.cross[k], alpha=-1)
-    codes = torch.stack(chosen, dim=1).view(batch, frames, deepest)
+    unused = None
     if not isinstance(depths, int):
-        codes.masked_fill_(torch.arange(deepest, device=z.device) >= depths.to(z.device)[:, None, None], -1)
-    return codes
+        each = depths.to(z.device).view(batch, -1, 1)
+        unused = (torch.arange(most, device=z.device) >= each).expand(batch, frames, most)
+    left = (z @ quantizer.in_weight).add_(quantizer.in_bias)
+    if quantizer.prediction is None:
+        codes, _ = _search(quantizer, left.view(batch * frames, left.shape[2]), range(most))
+        codes = codes.view(batch, frames, most)
+    else:
+        codes = _search_on(quantizer, quantizer.prediction, left, unused, most, memory)
+    return codes if unused is None else codes.masked_fill_(unused, -1)
 
 
-def lookup(quantizer: Quantizer, codes: Tensor) -> Tensor:
-    """Codes `[B, F, K]`, -1 where unused, to latents `[B, F, D]`."""
+def _search_on(
+    quantizer: Quantizer, prediction: Prediction, left: Tensor, unused: Tensor | None, most: int, memory: list[Tensor]
+) -> Tensor:
+    """The first codebooks frame by frame, as each says what the next is coded against; then the others of all together."""
+    batch, frames, _ = left.shape
+    before = _Before(prediction, memory)
+    coarse = min(most, prediction.codebooks)
+    first, rest = [], []
+    for frame in range(frames):
+        expected = before.expected()
+        now, after = _search(quantizer, left[:, frame] - expected @ quantizer.in_weight, range(coarse))
+        first.append(now)
+        rest.append(after)
+        said = now if unused is None else now.masked_fill(unused[:, frame, :coarse], -1)
+        before.came(expected + _added(quantizer, said))
+    before.keep(memory)
+    if not frames:
+        return left.new_zeros(batch, 0, most, dtype=torch.int64)
+    fine, _ = _search(quantizer, torch.stack(rest, dim=1).flatten(0, 1), range(coarse, most))
+    return torch.cat([torch.stack(first, dim=1), fine.view(batch, frames, most - coarse)], dim=2)
+
+
+class _Before:
+    """The latents that a prediction is made from, side by side `[B, FRAMES * D]`."""
+
+    def __init__(self, prediction: Prediction, memory: list[Tensor]) -> None:
+        self._prediction = prediction
+        self._told = memory[-1].flatten(1).to(prediction.first_weight)
+
+    def expected(self) -> Tensor:
+        """The next ones `[B, D]`."""
+        p = self._prediction
+        hidden = torch.addmm(p.first_bias, self._told, p.first_weight).relu_()
+        hidden = torch.addmm(p.second_bias, hidden, p.second_weight).relu_()
+        return torch.addmm(p.last_bias, torch.cat([self._told, hidden], dim=1), p.last_weight)
+
+    def came(self, latent: Tensor) -> None:
+        """The next ones, as far as the first codebooks say."""
+        self._told = torch.cat([latent, self._told[:, : -latent.shape[1]]], dim=1)
+
+    def keep(self, memory: list[Tensor]) -> None:
+        """For the next push."""
+        memory[-1] = self._told.view_as(memory[-1])
+
+
+def _search(quantizer: Quantizer, left: Tensor, codebooks: range) -> tuple[Tensor, Tensor]:
+    """Projections `[N, ...]` from the first of `codebooks` on -> their codes `[N, K]`, and what is left of the others."""
+    d = quantizer.rows.shape[2]
+    chosen = [left.new_zeros(left.shape[0], 0, dtype=torch.int64)]
+    for k in codebooks:
+        index = (left[:, :d] @ quantizer.directions[k]).argmax(dim=1, keepdim=True)
+        chosen.append(index)
+        rows = quantizer.rows[k].index_select(0, index[:, 0])
+        left = torch.addmm(left[:, d:], rows, quantizer.cross[k], alpha=-1)
+    return torch.cat(chosen, dim=1), left
+
+
+def lookup(quantizer: Quantizer, codes: Tensor, *, memory: list[Tensor]) -> Tensor:
+    """Codes `[B, F, K]`, -1 where unused, to latents `[B, F, D]`; for `memory` see `search`."""
     batch, frames, depth = codes.shape
+    latent = quantizer.out_weight.shape[1]
+    z = _added(quantizer, codes.reshape(batch * frames, depth)).view(batch, frames, latent)
+    if quantizer.prediction is None:
+        return z
+    first = codes[:, :, : quantizer.prediction.codebooks]
+    said = _added(quantizer, first.reshape(batch * frames, first.shape[2])).view(batch, frames, latent)
+    before = _Before(quantizer.prediction, memory)
+    for frame in range(frames):
+        expected = before.expected()
+        z[:, frame] += expected
+        before.came(expected + said[:, frame])
+    before.keep(memory)
+    return z
+
+
+def _added(quantizer: Quantizer, codes: Tensor) -> Tensor:
+    """What codes `[N, K]`, -1 where unused, say `[N, D]`."""
+    count, depth = codes.shape
     used = codes >= 0
     flat = (codes.clamp(min=0) + torch.arange(depth, device=codes.device) * quantizer.codebook_size).reshape(-1)
     d = quantizer.rows.shape[2]
-    rows = quantizer.rows.view(-1, d).index_select(0, flat).view(batch, frames, depth, d) * used[..., None]
-    z = rows.reshape(batch, frames, depth * d) @ quantizer.out_weight[: depth * d]
-    return z + quantizer.out_bias[used.sum(dim=2)]
+    rows = quantizer.rows.view(-1, d).index_select(0, flat).view(count, depth, d) * used[..., None]
+    z = rows.reshape(count, depth * d) @ quantizer.out_weight[: depth * d]
+    return z + quantizer.out_bias[used.sum(dim=1)]
 
 
 def _run(steps: Sequence[_Step], state: State, x: Tensor, last: bool) -> Tensor:
@@ -148,6 +231,8 @@ def _compiled(op: Op, device: torch.device) -> _Step:
             return _long_term(op, device)
         case TanhOp():
             return lambda state, cursor, x, last: torch.tanh(x)
+        case MemoryOp():  # beside the signal
+            return lambda state, cursor, x, last: x
 
 
 def _snake(op: SnakeOp, device: torch.device) -> _Step:
@@ -278,6 +363,12 @@ def _join(state: State, cursor: _Cursor, x: Tensor, last: bool) -> Tensor:
 
 
 def _quantizer_to(quantizer: Quantizer, device: torch.device) -> Quantizer:
+    prediction = quantizer.prediction
+    if prediction is not None:
+        moved: dict[str, Any] = {
+            name: part.to(device) for name, part in vars(prediction).items() if isinstance(part, Tensor)
+        }
+        prediction = dataclasses.replace(prediction, **moved)
     return Quantizer(
         quantizer.in_weight.to(device),
         quantizer.in_bias.to(device),
@@ -286,4 +377,5 @@ def _quantizer_to(quantizer: Quantizer, device: torch.device) -> Quantizer:
         tuple(matrix.to(device) for matrix in quantizer.cross),
         quantizer.out_weight.to(device),
         quantizer.out_bias.to(device),
+        prediction,
     )

@@ -24,7 +24,7 @@ LATEST = "checkpoint-latest.pt"
 BEST = "checkpoint-best.pt"
 FORMAT = 1
 WEIGHTS_FORMAT = "streamdac-1"
-_MAY_DIFFER = ("padding", "n_codebooks", "quantizer_dropout", "long_term")
+_MAY_DIFFER = ("padding", "n_codebooks", "quantizer_dropout", "long_term", "predictor_dim", "predictor_codebooks")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -147,6 +147,8 @@ def load_initial(network: DAC, path: Path) -> None:
     wanted = network.state_dict()
     if not config.long_term:  # a filter that is new begins without an effect
         tensors |= {name: value for name, value in wanted.items() if name.startswith("decoder.long_term.")}
+    if not config.predictor_dim:  # so does a predictor
+        tensors |= {name: value for name, value in wanted.items() if name.startswith("quantizer.predictor.")}
     if missing := sorted(set(wanted) - set(tensors)):
         raise BadDataError(f"{path}: {len(missing)} of {len(wanted)} tensors are missing, the first is {missing[0]}")
     state = {name: tensors[name].float() for name in wanted}

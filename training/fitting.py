@@ -12,13 +12,17 @@ import torch
 from torch import Tensor
 
 from . import fastnet
-from .codebooks import normalise_latent, start_codebooks
+from .codebooks import CodebookMeans, normalise_latent, start_codebooks
 from .objective import Objective
 from .processes import Processes
 from .recipe import Recipe
 
 _FRAMES_PER_ENTRY = 24  # of latents that codebooks are fitted to
 _BATCHES = 12  # that the losses' gradient is taken of
+_FRAMES_TO_PREDICT = 60_000  # that a predictor is fitted to
+_ROUNDS = 4  # of a predictor and of the entries that code what it leaves
+_STEPS = 1_500  # of a predictor in each
+_ROWS, _RATE = 1024, 2e-3  # of a step, and its learning rate at first
 _LEAST = 1e-3  # of the mean: no direction weighs less before the power is taken
 
 
@@ -61,6 +65,50 @@ def fit_codebooks(
         weighting = directions_felt(processes.mean(_covariance(torch.cat(gradients))), recipe.sensitivity)
     left = start_codebooks(network, rows, lift=recipe.lift, weighting=weighting)
     processes.agree([p.data for p in network.parameters()])
+    return left
+
+
+def fit_predictor(
+    objective: Objective, draw: Callable[[int], Tensor], recipe: Recipe, processes: Processes
+) -> list[float]:
+    """Teach the predictor what is to be foreseen, and the codebooks what it leaves; changes nothing else of the network.
+
+    Predictor and entries are fitted in turn, as each decides what the other sees. Arguments as for `fit_codebooks`.
+
+    Returns the share of the latents' energy that is not foreseen, after each round.
+    """
+    network = objective.network
+    quantizer, predictor = network.quantizer, network.quantizer.predictor
+    assert predictor is not None
+    latents: list[Tensor] = []
+    while sum(z.shape[0] * z.shape[2] for z in latents) < _FRAMES_TO_PREDICT:
+        with torch.no_grad():
+            latent = fastnet.encode(network, network.preprocess(draw(len(latents))), objective.dtype)
+        latents.append(processes.gather(latent))
+    z, left = torch.cat(latents), []
+    wanted = z.transpose(1, 2).flatten(0, 1)
+    energy = wanted.square().mean()
+    means = CodebookMeans(quantizer.n_codebooks, quantizer.codebook_size, quantizer.codebook_dim, decay=0.3)
+    optimizer = torch.optim.AdamW(predictor.parameters(), weight_decay=0.01)
+    everything = torch.full((len(z),), quantizer.n_codebooks, device=z.device)
+    for _ in range(_ROUNDS):
+        with torch.no_grad():
+            quantized = quantizer(z)
+        means.update(network, quantized.codes, quantized.latents)
+        told = quantizer.told(z, everything).flatten(0, 1)
+        for step in range(_STEPS):
+            chosen = torch.randint(len(wanted), (_ROWS,)).to(z.device)
+            loss = (predictor(told[chosen]) - wanted[chosen]).square().mean() / energy
+            optimizer.param_groups[0]["lr"] = _RATE * (1 - step / _STEPS)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        with torch.no_grad():
+            left.append(float((predictor(told) - wanted).square().mean() / energy))
+    with torch.no_grad():
+        quantized = quantizer(z)
+    means.update(network, quantized.codes, quantized.latents)
+    processes.agree([p.data for p in quantizer.parameters()])
     return left
 
 

@@ -20,7 +20,7 @@ from .adversary import Adversary
 from .checkpoint import BEST, LATEST, load_initial, save_checkpoint
 from .codebooks import CodebookMeans, CodebookUse
 from .data import Mix, SegmentSampler
-from .fitting import fit_codebooks, fit_is_due
+from .fitting import fit_codebooks, fit_is_due, fit_predictor
 from .logs import RunLog, StepMeans
 from .objective import Objective, StepResult, check_finite
 from .optim import AveragedWeights, Clipper, Optimizers, hold_still, learning_rate_scale
@@ -160,6 +160,9 @@ class Trainer:
         if self.step == 0 and not self._begun:
             self.begin()
         self.network.train()
+        predictor = self.network.quantizer.predictor
+        if self.quantising and predictor is not None and predictor.without_effect:
+            self.begin_predicting()
         self._wrap()
         if self.processes.first:
             self._clips()  # what is wrong with them is better known now than after hours
@@ -231,6 +234,19 @@ class Trainer:
         self._wrap()
         if self.log is not None:
             self.log.say(f"step {self.step}: codebooks fitted; variance left {', '.join(f'{v:.3f}' for v in left)}")
+
+    def begin_predicting(self) -> None:
+        """Fit the predictor, and the codebooks to what it leaves."""
+        self._seed(self.step)
+        draw = functools.partial(self._draw_apart, step=self.step)
+        left = fit_predictor(self.objective, draw, self.recipe, self.processes)
+        self.optimizers.forget(self.network.quantizer.parameters())
+        self.average.restart(self.network)
+        self.use.restart()
+        if self.means is not None:
+            self.means.restart()
+        if self.log is not None:
+            self.log.say(f"step {self.step}: predictor fitted; not foreseen {', '.join(f'{v:.3f}' for v in left)}")
 
     def begin(self) -> None:
         """What a new run does before its first step; needs data."""

@@ -29,6 +29,8 @@ class LossWeights:
     codebook: float = 1.0
     scale: float = 0.0
     """Of the squared log of the latent's mean square, of a process's share of the batch: keeps it where codebooks started."""
+    prediction: float = 1.0
+    """Of the share of the latent that its predictor does not foresee, where there is one; moves the predictor alone."""
     compressed: float = 0.0
     """Of the distance of compressed spectra."""
     envelopes: float = 0.0

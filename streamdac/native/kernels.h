@@ -7,7 +7,7 @@
 //
 // Files: array.h memory, simd.h + *_body.h + kernels_*.cpp inner loops, packing.cpp weights, part.cpp the plan,
 // long_term.cpp the postfilter, streams.cpp state, run.cpp one push, product.cpp its matrix products, quantizer.cpp search
-// and lookup, codec.cpp the three together, threads.cpp the optional pool, read_plan.cpp and module.cpp Python.
+// and lookup, predictor.cpp what a search need not find, codec.cpp all of them together, threads.cpp the optional pool, read_plan.cpp and module.cpp Python.
 #pragma once
 
 #include "array.h"
@@ -52,6 +52,10 @@ struct Matrix {
     // Takes `[inputs][groups * channels]`; each group becomes padded(channels) columns.
     bool pack(const Kernels& kernels, const float* weight, const float* bias, int64_t inputs, int64_t groups,
               int64_t channels);
+    // The panels that begin before `wanted` columns, of `rows` rows `x_row` floats apart, to rows `to_row` floats apart that
+    // have room for whole vectors.
+    void multiply(const Kernels& kernels, const float* x, int64_t x_row, int64_t rows, int64_t wanted, float* to,
+                  int64_t to_row) const;
 };
 
 // ---------------------------------------------------------------- long-term filter (long_term.cpp)
@@ -126,6 +130,8 @@ public:
     Fault add_tanh();
     Fault add_split(int64_t channels, int64_t crop);
     Fault add_join();
+    // Beside the signal, and last: the quantised latents of so many frames, for a Predictor.
+    Fault add_memory(int64_t frames, int64_t channels);
     // Takes the filter over, whatever comes of it.
     Fault add_long_term(LongTerm* filter);
     Fault finish();
@@ -137,6 +143,7 @@ public:
     int n_stages() const { return int(stages_.count()); }
     const Stage& stage(int index) const { return *stages_[index]; }
     int n_slots() const { return int(slots_.count()); }
+    int memory_slot() const { return memory_slot_; }  // or -1
     const Slot& slot(int index) const { return slots_[index]; }
     int64_t weight_bytes() const;
 
@@ -151,6 +158,7 @@ private:
     Array<Slot> slots_;
     Array<int> open_;  // splits without their join
     int64_t n_open_ = 0;
+    int memory_slot_ = -1;
     bool activated_ = false;
     bool finished_ = false;
 };
@@ -212,7 +220,7 @@ public:
     Fault put_rows(Streams& from, const int64_t* index, int64_t count);
 
     // Work space between the parts (codec.cpp).
-    Array<float> latents, projections;
+    Array<float> latents, projections, predicting, coarse;
     Array<int32_t> best;
     Array<int64_t> codes;
 
@@ -242,6 +250,31 @@ struct Share {
     void barrier() const;
 };
 
+// ---------------------------------------------------------------- predictor (predictor.cpp)
+
+// What the next latent is expected to be: two hidden layers, rectified, beside a linear map of the latents before it. Those
+// are the rows of the memory slot, newest first.
+class Predictor {
+public:
+    // `first` `[frames * latent][width]`, `second` `[width][width]`, `last` `[frames * latent + width][latent]`.
+    Fault build(const Kernels& kernels, int64_t codebooks, int64_t latent, int64_t frames, int64_t width,
+                const float* first, const float* first_bias, const float* second, const float* second_bias,
+                const float* last, const float* last_bias);
+
+    // The next latents of all streams of `work`, in rows of row() floats; null where memory is short.
+    float* expected(const Kernels& kernels, Streams& work) const;
+    // Latents as they came to be, one a stream, `row` floats apart, are the newest from here on.
+    void remember(Streams& work, const float* latents, int64_t row) const;
+
+    int64_t row(const Kernels& kernels) const { return padded(latent) + kernels.width; }
+
+    int64_t codebooks = 0;  // the first ones: what they say is remembered
+    int64_t latent = 0, frames = 0, width = 0;  // no frames: there is none
+
+private:
+    Matrix first_, second_, last_;
+};
+
 // ---------------------------------------------------------------- quantiser (quantizer.cpp)
 
 class Quantizer {
@@ -250,8 +283,8 @@ public:
                 const float* in_weight, const float* in_bias, const float* directions, const float* rows,
                 const float* const* cross, const float* out_weight, const float* out_bias);
 
-    // Latents, `frames` rows of padded(latent) floats, to codes `[frames][deepest]`.
-    bool search(const Kernels& kernels, Streams& work, const float* latents, int64_t frames, int64_t deepest,
+    // Latents, `frames` rows `row` floats apart, to codes `[frames][deepest]`.
+    bool search(const Kernels& kernels, Streams& work, const float* latents, int64_t row, int64_t frames, int64_t deepest,
                 int64_t* codes) const;
     // Codes `[frames][depth]`, -1 where unused, to latents in rows of padded(latent) floats.
     bool lookup(const Kernels& kernels, Streams& work, const int64_t* codes, int64_t frames, int64_t depth,
@@ -261,14 +294,24 @@ public:
     int64_t weight_bytes() const;
 
 private:
-    void project(const Kernels& kernels, const float* latents, int64_t frames, int64_t columns, float* to, int64_t row) const;
-
     Matrix in_, out_;
     Array<float> directions_, rows_, cross_, out_bias_;
     Array<int64_t> cross_offset_;
 };
 
 // ---------------------------------------------------------------- PCM to codes and back (codec.cpp)
+
+// Codebooks in use: of row b and frame f, `of[b * row + (row > 1 ? f : 0)]`; all where null.
+struct Depths {
+    const int64_t* of = nullptr;
+    int64_t row = 1;
+
+    int64_t at(int64_t stream, int64_t frame, int64_t all) const {
+        if (!of) return all;
+        const int64_t depth = of[stream * row + (row > 1 ? frame : 0)];
+        return depth > 0 ? depth : 0;
+    }
+};
 
 // Everything one model needs; read by any number of streams and threads at once.
 struct Codec {
@@ -279,17 +322,24 @@ struct Codec {
     int64_t hop;
     Part encoder, decoder;
     Quantizer quantizer;
+    Predictor predictor;
 
     // Whether the three parts fit each other; once, after all are built.
     Fault check() const;
 
-    // Audio `[batch][samples]` to codes `[batch][frames][deepest]`, -1 beyond a row's own depth where `depths` are
-    // given; `frames` as `ready` says.
-    Fault encode(Streams& streams, Pool* pool, const float* audio, int64_t samples, bool last, const int64_t* depths,
+    // Audio `[batch][samples]` to codes `[batch][frames][deepest]`, -1 beyond `depths` where they are given: one for each
+    // row, or for each of its next frames; `frames` as `ready` says.
+    Fault encode(Streams& streams, Pool* pool, const float* audio, int64_t samples, bool last, Depths depths,
                  int64_t deepest, int64_t* codes, int64_t frames) const;
     // Codes `[batch][frames][depth]`, -1 where unused, to audio `[batch][samples]`; `samples` as `ready` says.
     Fault decode(Streams& streams, Pool* pool, const int64_t* codes, int64_t frames, int64_t depth, bool last, float* audio,
                  int64_t samples) const;
+
+private:
+    // From the `made` frames in the latents of `streams`, of each row those from `done` on, takes what is expected of them.
+    bool subtract_expected(Streams& streams, int64_t made, int64_t done, Depths depths, int64_t deepest) const;
+    // To what the codes `[batch][frames][depth]` say of the `made` frames from `done` on, in the input of `streams`, adds it.
+    bool add_expected(Streams& streams, const int64_t* codes, int64_t frames, int64_t depth, int64_t done, int64_t made) const;
 };
 
 }  // namespace streamdac

@@ -105,7 +105,7 @@ static PyObject* codec_encode(PyObject* object, PyObject* arguments) {
     int last;
     if (!PyArg_ParseTuple(arguments, "O!OOOp", streams_type, &given, &audio, &depths, &codes, &last)) return nullptr;
     Buffer a, d, c;
-    if (!a.open(audio, 'f', "audio", 2) || (depths != Py_None && !d.open(depths, 'i', "depths", 1))) return nullptr;
+    if (!a.open(audio, 'f', "audio", 2) || (depths != Py_None && !d.open(depths, 'i', "depths", 2))) return nullptr;
     if (!c.open(codes, 'i', "codes", 3, true)) return nullptr;
     Streams* streams = claim(self, given, self->codec->encoder);
     if (!streams) return nullptr;
@@ -113,7 +113,9 @@ static PyObject* codec_encode(PyObject* object, PyObject* arguments) {
     if (!a.sized("audio", batch) || (depths != Py_None && !d.sized("depths", batch)) || !c.sized("codes", batch)) return nullptr;
     if (deepest > self->codec->quantizer.codebooks)
         return raise({"codebooks", deepest, self->codec->quantizer.codebooks}, "encode"), nullptr;
-    const int64_t* each = depths == Py_None ? nullptr : d.integers();
+    Depths each;
+    if (depths != Py_None) each = {d.integers(), d.size(1)};
+    if (each.of && each.row != 1 && each.row < c.size(1)) return raise({"frames of the depths", each.row, c.size(1)}, "encode"), nullptr;
     Pool* pool = pool_of(self);
     Fault fault;
     const Busy busy(given);
@@ -153,7 +155,7 @@ static PyObject* codec_isa(PyObject* object, void*) {
 static PyMethodDef codec_methods[] = {
     {"streams", codec_streams, METH_VARARGS, "streams(decoding, batch): fresh state of that many streams."},
     {"ready", codec_ready, METH_VARARGS, "ready(streams, rows, last): outputs of a push of that many samples or frames."},
-    {"encode", codec_encode, METH_VARARGS, "encode(streams, audio [B, T], depths [B] or None for all K, codes [B, F, K] to be filled, last)."},
+    {"encode", codec_encode, METH_VARARGS, "encode(streams, audio [B, T], depths [B, 1 or F] or None for all K, codes [B, F, K] to be filled, last)."},
     {"decode", codec_decode, METH_VARARGS, "decode(streams, codes [B, F, K], audio [B, T] to be filled, last)."},
     {nullptr, nullptr, 0, nullptr}};
 

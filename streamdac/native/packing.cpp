@@ -45,4 +45,21 @@ bool Matrix::pack(const Kernels& kernels, const float* weight, const float* give
     return true;
 }
 
+void Matrix::multiply(const Kernels& kernels, const float* x, int64_t x_row, int64_t rows, int64_t wanted, float* to,
+                      int64_t to_row) const {
+    alignas(CACHE_LINE) float sums[MAX_TILE];
+    const Segment whole{0, inputs};
+    for (int64_t p = 0; p < panels.count() && panels[p].column < wanted; ++p) {
+        const Panel& panel = panels[p];
+        const int64_t wide = panel.vectors * kernels.width, most = kernels.rows_for[panel.vectors];
+        for (int64_t r = 0; r < rows; r += most) {
+            const int64_t n = rows - r < most ? rows - r : most;
+            kernels.tile[panel.vectors][n](x + r * x_row, x_row, &whole, 1, weights.data() + panel.offset,
+                                           bias.data() + panel.column, sums, {});
+            for (int64_t i = 0; i < n; ++i)
+                std::memcpy(to + (r + i) * to_row + panel.column, sums + i * wide, size_t(wide) * sizeof(float));
+        }
+    }
+}
+
 }  // namespace streamdac

@@ -62,7 +62,7 @@ Fault Part::add_stage(Stage* stage, const float* weight, const float* bias) {
     s.add_slot = s.raw_slot = -1;
     Fault fault = NO_FAULT;
     const bool ended = finished_ || (stages_.count() && stages_[stages_.count() - 1]->long_term);
-    if (ended) fault = {"operations after the end", 1, 0};
+    if (ended || memory_slot_ >= 0) fault = {"operations after the end", 1, 0};
     else if (s.c_in != channels_) fault = {"input channels", s.c_in, channels_};
     else if (s.c_out < 1 || s.c_out * s.groups > MAX_CHANNELS) fault = {"output channels", s.c_out * s.groups, MAX_CHANNELS};
     if (fault) {
@@ -139,6 +139,14 @@ Fault Part::add_join() {
     open_[open] = -1;
     --n_open_;
     return NO_FAULT;
+}
+
+Fault Part::add_memory(int64_t frames, int64_t channels) {
+    if (finished_ || memory_slot_ >= 0) return {"memories", 2, 1};
+    if (Fault f = in_range("frames of a memory", frames, 1, MAX_SPAN)) return f;
+    if (channels < 1 || channels > MAX_CHANNELS) return {"channels of a memory", channels, MAX_CHANNELS};
+    memory_slot_ = n_slots();
+    return append(slots_, Slot{channels, padded(channels), frames, 0, false}) ? NO_FAULT : NO_MEMORY;
 }
 
 Fault Part::finish() {

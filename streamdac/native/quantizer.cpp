@@ -39,30 +39,12 @@ Fault Quantizer::build(const Kernels& kernels, int64_t n_latent, int64_t n_codeb
     return NO_FAULT;
 }
 
-// The first `columns` projections of each latent, less nothing yet.
-void Quantizer::project(const Kernels& kernels, const float* latents, int64_t frames, int64_t columns, float* to,
-                        int64_t row) const {
-    alignas(CACHE_LINE) float sums[MAX_TILE];
-    const Segment whole{0, latent};
-    for (int64_t p = 0; p < in_.panels.count() && in_.panels[p].column < columns; ++p) {
-        const Panel& panel = in_.panels[p];
-        const int64_t wide = panel.vectors * kernels.width, most = kernels.rows_for[panel.vectors];
-        for (int64_t f = 0; f < frames; f += most) {
-            const int64_t rows = frames - f < most ? frames - f : most;
-            kernels.tile[panel.vectors][rows](latents + f * padded(latent), padded(latent), &whole, 1,
-                                              in_.weights.data() + panel.offset, in_.bias.data() + panel.column, sums, {});
-            for (int64_t i = 0; i < rows; ++i)
-                std::memcpy(to + (f + i) * row + panel.column, sums + i * wide, size_t(wide) * sizeof(float));
-        }
-    }
-}
-
-bool Quantizer::search(const Kernels& kernels, Streams& work, const float* latents, int64_t frames, int64_t deepest,
-                       int64_t* codes) const {
+bool Quantizer::search(const Kernels& kernels, Streams& work, const float* latents, int64_t latent_row, int64_t frames,
+                       int64_t deepest, int64_t* codes) const {
     const int64_t row = in_.columns + kernels.width;  // room for whole vectors beyond the last projection
     if (!work.projections.ensure(frames * row) || !work.best.ensure(frames)) return false;
     float* left = work.projections.data();
-    project(kernels, latents, frames, deepest * dims, left, row);
+    in_.multiply(kernels, latents, latent_row, frames, deepest * dims, left, row);
     const int64_t block = SEARCH_VECTORS * kernels.width, blocks = (entries + block - 1) / block;
     for (int64_t k = 0; k < deepest; ++k) {
         kernels.search(left + k * dims, row, frames, directions_.data() + k * blocks * block * dims, dims, entries,

@@ -125,6 +125,10 @@ static bool read_operation(Part& part, PyObject* operation, const char* where) {
         long long channels, crop;
         if (!PyArg_ParseTuple(operation, "sLL", &name, &channels, &crop)) return false;
         fault = part.add_split(channels, crop);
+    } else if (std::strcmp(name, "memory") == 0) {
+        long long frames, channels;
+        if (!PyArg_ParseTuple(operation, "sLL", &name, &frames, &channels)) return false;
+        fault = part.add_memory(frames, channels);
     } else if (std::strcmp(name, "join") == 0) {
         fault = part.add_join();
     } else if (std::strcmp(name, "tanh") == 0) {
@@ -148,11 +152,31 @@ bool read_part(Part& part, PyObject* operations, const char* where) {
     return !fault || raise(fault, where);
 }
 
-// (in_weight, in_bias, directions, rows, cross, out_weight, out_bias), shaped as in plan.Quantizer.
+// (codebooks, first_weight, first_bias, second_weight, second_bias, last_weight, last_bias), shaped as in plan.Prediction.
+static bool read_predictor(Codec& codec, PyObject* prediction, int64_t latent) {
+    PyObject *first, *first_bias, *second, *second_bias, *last, *last_bias;
+    long long codebooks;
+    if (!PyTuple_Check(prediction)) return PyErr_SetString(PyExc_TypeError, "a prediction is a tuple or None"), false;
+    if (!PyArg_ParseTuple(prediction, "LOOOOOO", &codebooks, &first, &first_bias, &second, &second_bias, &last, &last_bias))
+        return false;
+    Buffer f, fb, s, sb, l, lb;
+    if (!f.open(first, 'f', "first_weight", 2) || !fb.open(first_bias, 'f', "first_bias", 1)) return false;
+    if (!s.open(second, 'f', "second_weight", 2) || !sb.open(second_bias, 'f', "second_bias", 1)) return false;
+    if (!l.open(last, 'f', "last_weight", 2) || !lb.open(last_bias, 'f', "last_bias", 1)) return false;
+    const int64_t frames = f.size(0) / latent, width = f.size(1);
+    if (!f.sized("first_weight", frames * latent) || !fb.sized("first_bias", width)) return false;
+    if (!s.sized("second_weight", width, width) || !sb.sized("second_bias", width)) return false;
+    if (!l.sized("last_weight", frames * latent + width, latent) || !lb.sized("last_bias", latent)) return false;
+    const Fault fault = codec.predictor.build(codec.kernels, codebooks, latent, frames, width, f.floats(), fb.floats(), s.floats(),
+                                              sb.floats(), l.floats(), lb.floats());
+    return !fault || raise(fault, "predictor");
+}
+
+// (in_weight, in_bias, directions, rows, cross, out_weight, out_bias, prediction or None), shaped as in plan.Quantizer.
 bool read_quantizer(Codec& codec, PyObject* quantizer) {
-    PyObject *in_weight, *in_bias, *directions, *rows, *cross, *out_weight, *out_bias;
-    if (!PyArg_ParseTuple(quantizer, "OOOOO!OO", &in_weight, &in_bias, &directions, &rows, &PyTuple_Type, &cross, &out_weight,
-                          &out_bias))
+    PyObject *in_weight, *in_bias, *directions, *rows, *cross, *out_weight, *out_bias, *prediction;
+    if (!PyArg_ParseTuple(quantizer, "OOOOO!OOO", &in_weight, &in_bias, &directions, &rows, &PyTuple_Type, &cross, &out_weight,
+                          &out_bias, &prediction))
         return false;
     Buffer iw, ib, di, ro, ow, ob;
     if (!iw.open(in_weight, 'f', "in_weight", 2) || !ib.open(in_bias, 'f', "in_bias", 1)) return false;
@@ -181,7 +205,7 @@ bool read_quantizer(Codec& codec, PyObject* quantizer) {
         good = !fault || raise(fault, "quantizer");
     }
     delete[] matrices;
-    return good;
+    return good && (prediction == Py_None || read_predictor(codec, prediction, latent));
 }
 
 }  // namespace streamdac

@@ -84,6 +84,7 @@ static PyObject* streams_write(PyObject* object, PyObject* arguments) {
     const int64_t rows = b.size(1);
     if (drop < 0 || drop > kind.drop) return raise({"samples to drop", drop, kind.drop}, "state"), nullptr;
     if (kind.split && drop && rows) return raise({"samples kept while some are to be dropped", rows, 0}, "state"), nullptr;
+    if (slot == streams->part().memory_slot() && rows != kind.fresh) return raise({"frames of a memory", rows, kind.fresh}, "state"), nullptr;
     Queue& q = streams->queue(slot);
     q.begin = q.rows = 0;
     if (!q.reserve(streams->batch(), rows)) return PyErr_NoMemory();

@@ -158,6 +158,8 @@ def randomize(network: nn.Module, seed: int = 0) -> None:
             parameter.copy_(0.5 + noise)
         elif name.endswith("bias"):
             parameter.copy_(0.4 * (noise - 0.5))
+        elif ".predictor." in name and name.endswith("weight"):  # what it predicts must not grow from frame to frame
+            parameter.copy_(2 * (noise - 0.5) / parameter.shape[1] ** 0.5)
         elif ".long_term." in name:
             parameter.copy_(0.04 * (noise - 0.5))
         else:

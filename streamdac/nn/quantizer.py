@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from ..config import ModelConfig
 from .layers import Conv, ConvGeometry
+from .prediction import Predictor
 
 
 class Quantized(NamedTuple):
@@ -78,6 +79,8 @@ class ResidualQuantizer(nn.Module):
             VectorQuantizer(config.latent_dim, config.codebook_size, config.codebook_dim)
             for _ in range(config.n_codebooks)
         )
+        self.predictor_codebooks = config.predictor_codebooks
+        self.predictor = Predictor(config.latent_dim, config.predictor_dim) if config.predictor_dim else None
 
     def _depths(self, batch: int, n_codebooks: int | None, device: torch.device) -> Tensor:
         """How many codebooks each item uses: `[B]`. In training the first share of items gets a random number."""
@@ -94,7 +97,25 @@ class ResidualQuantizer(nn.Module):
 
     def forward(self, z: Tensor, n_codebooks: int | None = None) -> Quantized:
         """z `[B, D, T]`; `n_codebooks` is used in eval mode, random depths in training."""
+        return self.foretold(z, n_codebooks)[0]
+
+    def foretold(self, z: Tensor, n_codebooks: int | None = None) -> tuple[Quantized, Tensor]:
+        """As `forward`, and the share of z that the predictor did not foresee (0 without one).
+
+        The gradient of that share moves the predictor alone; what it predicts counts as given in all else.
+        """
         depths = self._depths(z.shape[0], n_codebooks, z.device)
+        if self.predictor is None:
+            return self._quantize(z, depths, n_codebooks), z.new_zeros(())
+        told = self.told(z, depths)
+        expected = self.predictor(told).transpose(1, 2)
+        energy = z.detach().square().mean().clamp_min(1e-6)
+        loss = F.mse_loss(expected, z.detach()) / energy
+        expected = expected.detach()
+        quantized = self._quantize(z - expected, depths, n_codebooks)
+        return quantized._replace(z=quantized.z + expected), loss
+
+    def _quantize(self, z: Tensor, depths: Tensor, n_codebooks: int | None) -> Quantized:
         residual, z_q = z, torch.zeros_like(z)
         commitment = codebook = z.new_zeros(())
         codes, latents = [], []
@@ -111,10 +132,33 @@ class ResidualQuantizer(nn.Module):
             latents.append(latents_i)
         return Quantized(z_q, torch.stack(codes, dim=1), torch.cat(latents, dim=1), commitment, codebook)
 
+    @torch.no_grad()
+    def told(self, z: Tensor, depths: Tensor) -> Tensor:
+        """What the predictor is told of each frame of z `[B, D, T]`, coded with `depths` `[B]`: `[B, T, FRAMES * D]`."""
+        assert self.predictor is not None
+        books = [self._quantizer(i) for i in range(min(int(depths.max()), self.predictor_codebooks))]
+        into = [(book.in_proj.weight[:, :, 0].t(), book.in_proj.bias) for book in books]
+        directions = [F.normalize(book.codebook.weight.float(), dim=-1).t().contiguous() for book in books]
+        vectors = [book.codebook.weight @ book.out_proj.weight[:, :, 0].t() + book.out_proj.bias for book in books]
+        used = [(depths > index).to(z.dtype)[:, None] for index in range(len(books))]
+        told = [self.predictor.start(z.shape[0], z)]
+        for frame in z.unbind(dim=2):
+            coarse = self.predictor(told[-1])
+            residual = frame - coarse
+            for (weight, bias), toward, vector, share in zip(into, directions, vectors, used, strict=True):
+                chosen = vector[(torch.addmm(bias, residual, weight).float() @ toward).argmax(dim=1)]
+                residual = residual - chosen
+                coarse = torch.addcmul(coarse, chosen, share)
+            told.append(self.predictor.after(told[-1], coarse))
+        return torch.stack(told[: z.shape[2]], dim=1) if z.shape[2] else told[0][:, None][:, :0]
+
     def from_codes(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """codes `[B, K, T]` -> quantised z `[B, D, T]`, the codebook rows `[B, K * codebook_dim, T]`, the codes."""
         rows = [self._quantizer(i).lookup(codes[:, i]) for i in range(codes.shape[1])]
-        z = torch.stack([self._quantizer(i).out_proj(row) for i, row in enumerate(rows)]).sum(0)
+        parts = torch.stack([self._quantizer(i).out_proj(row) for i, row in enumerate(rows)])
+        z = parts.sum(0)
+        if self.predictor is not None:
+            z = z + self.predictor.expected(parts[: self.predictor_codebooks].sum(0))
         return z, torch.cat(rows, dim=1), codes
 
     def from_latents(self, latents: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -28,6 +28,10 @@ GEOMETRIES = {
         sample_rate=8000, encoder_dim=4, encoder_rates=(5, 2, 2), latent_dim=12, decoder_dim=16, decoder_rates=(2, 2, 5),
         n_codebooks=4, codebook_size=64, codebook_dim=4, padding=CAUSAL, long_term=True,
     ),
+    "causal-predicted": ModelConfig(
+        encoder_dim=4, encoder_rates=(5, 2, 2), latent_dim=12, decoder_dim=16, decoder_rates=(2, 2, 5), n_codebooks=4,
+        codebook_size=64, codebook_dim=4, padding=CAUSAL, predictor_dim=9, predictor_codebooks=2,
+    ),
     "centred": ModelConfig(
         encoder_dim=4, encoder_rates=(2, 4), latent_dim=12, decoder_dim=16, decoder_rates=(4, 2), n_codebooks=4,
         codebook_size=64, codebook_dim=4, padding=CENTRED,

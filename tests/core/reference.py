@@ -74,7 +74,36 @@ class Reference:
 
     def quantize(self, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Latents to codes `[B, K, F]`, how clear each choice was (`[B, K, F]`, in cosine), and the quantised latents."""
-        codes, margins, total = [], [], torch.zeros_like(z)
+        if not self.config.predictor_dim:
+            codes, margins, totals = self.search(z)
+            return codes, margins, totals[-1]
+        one, two = torch.zeros_like(z[..., :1]), torch.zeros_like(z[..., :1])  # the last frame and the one before it
+        found = []
+        for frame in z.split(1, dim=2):
+            expected = self.expected(one, two)
+            codes, margins, totals = self.search(frame - expected)
+            one, two = expected + totals[self.config.predictor_codebooks - 1], one
+            found.append((codes, margins, expected + totals[-1]))
+        codes, margins, quantised = (torch.cat(parts, dim=2) for parts in zip(*found, strict=True))
+        return codes, margins, quantised
+
+    def expected(self, one: Tensor, two: Tensor) -> Tensor:
+        """The latent `[B, D, 1]` after these."""
+
+        def linear(x: Tensor, name: str) -> Tensor:
+            return x @ self.get(f"quantizer.predictor.{name}.weight").t()
+
+        def bias(name: str) -> Tensor:
+            return self.get(f"quantizer.predictor.{name}.bias")
+
+        told = torch.cat([one, two], dim=1)[..., 0]
+        hidden = (linear(told, "first") + bias("first")).clamp(min=0)
+        hidden = (linear(hidden, "second") + bias("second")).clamp(min=0)
+        return (linear(told, "linear") + linear(hidden, "last") + bias("last"))[..., None]
+
+    def search(self, z: Tensor) -> tuple[Tensor, Tensor, list[Tensor]]:
+        """As `quantize`, with the sums after each codebook, and nothing predicted."""
+        codes, margins, totals = [], [], [torch.zeros_like(z)]
         for k in range(self.config.n_codebooks):
             name = f"quantizer.quantizers.{k}"
             rows = self.get(f"{name}.codebook.weight")
@@ -85,8 +114,9 @@ class Reference:
             codes.append(best.indices[..., 0])
             margins.append(best.values[..., 0] - best.values[..., 1])
             out = self.conv(rows[codes[-1]].transpose(1, 2), f"{name}.out_proj")
-            total, z = total + out, z - out
-        return torch.stack(codes, dim=1), torch.stack(margins, dim=1), total
+            totals.append(totals[-1] + out)
+            z = z - out
+        return torch.stack(codes, dim=1), torch.stack(margins, dim=1), totals[1:]
 
     def decode(self, z: Tensor) -> Tensor:
         """Quantised latents `[B, D, F]` to `[B, 1, T]`."""

@@ -30,8 +30,7 @@ def at_levels(*levels_db: float, hop: int = HOP) -> npt.NDArray[np.float32]:
 
 def needed(audio: npt.NDArray[np.float32], depth: int = 10, **options: Any) -> list[list[int]]:
     allocation = Allocation(len(audio), HOP, RATE, **options)
-    unused = allocation.unused(audio, audio.shape[1] // HOP, depth)
-    found: list[list[int]] = (~unused).sum(axis=2).tolist()
+    found: list[list[int]] = allocation.needed(audio, depth).tolist()
     return found
 
 
@@ -88,12 +87,13 @@ def test_channels_together_follow_the_one_that_needs_most() -> None:
 @given(parts=st.lists(st.integers(0, 350), max_size=30))
 def test_chunks_do_not_matter(parts: list[int]) -> None:
     audio = with_pauses(40 * HOP, HOP).numpy()[None]
-    whole = Allocation(1, HOP, RATE).unused(audio, 40, 7)
+    whole = Allocation(1, HOP, RATE).needed(audio, 7)
     allocation, found, place = Allocation(1, HOP, RATE), [], 0
     for part in [*parts, audio.shape[1]]:
         chunk = audio[:, place : place + part]
         hops = (place + chunk.shape[1]) // HOP - place // HOP
-        found.append(allocation.unused(chunk, hops, 7))
+        found.append(allocation.needed(chunk, 7))
+        allocation.done(hops)
         place += chunk.shape[1]
     assert np.array_equal(np.concatenate(found, axis=1), whole)
 
@@ -105,7 +105,8 @@ def test_streams_leave_out_what_the_whole_does(kind: str, data: st.DataObject, s
     audio = with_pauses(samples, GEOMETRIES[kind].hop_length)
     whole, every = codec(kind).encode(audio, vbr=True), codec(kind).encode(audio)
     assert torch.equal(pushed(codec(kind).encoder(vbr=True), audio.split(data.draw(chunks_of(samples)))), whole)
-    assert torch.equal(torch.where(whole < 0, every, whole), every)
+    if not GEOMETRIES[kind].predictor_dim:  # what is predicted depends on what was left out
+        assert torch.equal(torch.where(whole < 0, every, whole), every)
     if samples > 300:
         assert 0 < int((whole < 0).sum()) < whole.numel()
         assert bool((whole[:, 0] >= 0).all())

@@ -16,7 +16,7 @@ from streamdac.errors import BadDataError, ChunkSizeError, ModelMismatchError, U
 from .models import GEOMETRIES, codec, network, noise
 
 KINDS = pytest.mark.parametrize("kind", GEOMETRIES)
-CAUSAL = pytest.mark.parametrize("kind", ["causal", "causal-odd", "causal-widths"])
+CAUSAL = pytest.mark.parametrize("kind", ["causal", "causal-odd", "causal-widths", "causal-predicted"])
 CENTRED = pytest.mark.parametrize("kind", ["centred", "centred-odd"])
 CLOSE = {"atol": 5e-4, "rtol": 0.0}  # float32 rounding of a tanh output behind random, ungentle weights
 few = settings(max_examples=25, deadline=None)

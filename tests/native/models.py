@@ -19,7 +19,7 @@ from streamdac.executor import Executor
 from streamdac.native_executor import NativeExecutor
 from streamdac.nn.network import DAC, randomize
 from streamdac.plan import Plan, build_plan
-from streamdac.torch_executor import TorchExecutor
+from streamdac.torch_executor import TorchExecutor, _added, _run, lookup
 
 needs_native = pytest.mark.skipif(not native.available(), reason=native.why_not() or "")
 every_engine = pytest.mark.parametrize("engine", ["torch", pytest.param("native", marks=needs_native)])
@@ -35,14 +35,19 @@ def examples(count: int) -> settings:
 
 
 LONG_TERM = "long-term"  # causal, with a filter behind the decoder
-GEOMETRIES = (CAUSAL, CENTRED, "unpadded", LONG_TERM)
+PREDICTED = "predicted"  # causal, with a predictor in the quantiser
+GEOMETRIES = (CAUSAL, CENTRED, "unpadded", LONG_TERM, PREDICTED)
 every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES)
 
 
 def settings_of(geometry: str) -> dict[str, Any]:
     """What a config of that geometry says of itself. Small signals are long beside the lags at a low rate."""
-    padding = CAUSAL if geometry in (CAUSAL, LONG_TERM) else CENTRED
-    return {"padding": padding, **({"long_term": True, "sample_rate": 8000} if geometry == LONG_TERM else {})}
+    padding = CAUSAL if geometry in (CAUSAL, LONG_TERM, PREDICTED) else CENTRED
+    extras: dict[str, dict[str, Any]] = {
+        LONG_TERM: {"long_term": True, "sample_rate": 8000},
+        PREDICTED: {"predictor_dim": 11, "predictor_codebooks": 2},
+    }
+    return {"padding": padding, **extras.get(geometry, {})}
 
 
 def configs(geometry: str = CAUSAL) -> st.SearchStrategy[ModelConfig]:
@@ -101,6 +106,9 @@ def gentle_plan(geometry: str, seed: int = 0) -> Plan:
     if network.decoder.long_term is not None:  # begins without an effect
         for taps in network.decoder.long_term.parameters():
             nn.init.uniform_(taps, -0.02, 0.02)
+    if network.quantizer.predictor is not None:  # so does it
+        nn.init.uniform_(network.quantizer.predictor.last.weight, -0.1, 0.1)
+        nn.init.uniform_(network.quantizer.predictor.linear.weight, -0.05, 0.05)
     return build_plan(network, padded=geometry != "unpadded")
 
 
@@ -161,10 +169,15 @@ def assert_same_codes(plan: Plan, audio: Tensor, got: Tensor, wanted: Tensor) ->
 
 
 def sure_codes(plan: Plan, audio: Tensor, codes: Tensor) -> Tensor:
-    """Which codes `[B, F, K]` no rounding can change: bool, false from the first near tie of a frame on."""
+    """Which codes `[B, F, K]` no rounding can change: bool, false from the first near tie of a frame on.
+
+    With a predictor from the first of all frames on, as all that follow depend on it.
+    """
     wide = exact(plan)
     z = _latents(wide, audio)
     q = wide.plan.quantizer
+    if q.prediction is not None:
+        z = z - _expected(wide, codes)
     d = q.rows.shape[2]
     left = z @ q.in_weight + q.in_bias
     sure = torch.ones(codes.shape[:2], dtype=torch.bool)
@@ -175,13 +188,22 @@ def sure_codes(plan: Plan, audio: Tensor, codes: Tensor) -> Tensor:
         sure &= best[..., 0] - best[..., 1] > NEAR_TIE
         out.append(sure | (codes[..., k] < 0))
         left = left[..., d:] - q.rows[k][codes[..., k].clamp(min=0)] @ q.cross[k]
+    if q.prediction is not None:
+        before = torch.cat([torch.ones_like(sure[:, :1]), sure[:, :-1]], dim=1).cumprod(dim=1).bool()
+        out = [known & before for known in out]
     return torch.stack(out, dim=-1)
+
+
+def _expected(wide: TorchExecutor, codes: Tensor) -> Tensor:
+    """Of the frames with these codes, `[B, F, D]`."""
+    q = wide.plan.quantizer
+    batch, frames, depth = codes.shape
+    added = _added(q, codes.reshape(-1, depth)).view(batch, frames, -1)
+    return lookup(q, codes, memory=wide.fresh_decoder(batch).buffers) - added
 
 
 def _latents(wide: TorchExecutor, audio: Tensor) -> Tensor:
     """The encoder's output in float64."""
-    from streamdac.torch_executor import _run
-
     return _run(wide._encoder, wide.fresh_encoder(audio.shape[0]), audio.double(), True)
 
 

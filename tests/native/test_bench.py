@@ -40,8 +40,9 @@ FIELDS = [
 
 
 @cache
-def network(padding: str = CAUSAL) -> DAC:
-    made = DAC(ModelConfig(**SMALL, padding=padding))  # type: ignore[arg-type]
+def network(padding: str = CAUSAL, predictor_dim: int = 0) -> DAC:
+    sizes = {**SMALL, "predictor_dim": predictor_dim, "predictor_codebooks": 2}
+    made = DAC(ModelConfig(**sizes, padding=padding))  # type: ignore[arg-type]
     randomize(made)
     return made.eval()
 
@@ -98,9 +99,18 @@ def test_weights_of_a_hop_are_counted_with_the_quantiser() -> None:
     assert bench.weight_bytes(plan, "decode") == 4 * (decoder + k * d * latent)
 
 
-def test_the_baseline_gives_the_same_codes_and_audio() -> None:
-    codec, audio = Codec(network(), engine="torch"), noise(1, 1, 240)
-    encoder, decoder = BaselineEncoder(network()), BaselineDecoder(network())
+def test_a_predictor_is_read_at_both_ends() -> None:
+    plain, plan = (Codec(network(predictor_dim=dim), engine="torch").plan for dim in (0, 7))
+    predictor, first = 2 * 10 * 7 + 7 * 7 + (2 * 10 + 7) * 10, 2 * 5 * 10
+    assert bench.weight_bytes(plan, "encode") == bench.weight_bytes(plain, "encode") + 4 * (predictor + first)
+    assert bench.weight_bytes(plan, "decode") == bench.weight_bytes(plain, "decode") + 4 * predictor
+
+
+@pytest.mark.parametrize("predictor_dim", [0, 7])
+def test_the_baseline_gives_the_same_codes_and_audio(predictor_dim: int) -> None:
+    made = network(predictor_dim=predictor_dim)
+    codec, audio = Codec(made, engine="torch"), noise(1, 1, 240)
+    encoder, decoder = BaselineEncoder(made), BaselineDecoder(made)
     codes = torch.cat([encoder.push(part) for part in audio.split(6, dim=-1)], dim=-1)
     assert torch.equal(codes, codec.encode(audio))
     pcm = torch.cat([decoder.push(part) for part in codes.split(1, dim=-1)], dim=-1)

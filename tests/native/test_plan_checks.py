@@ -79,7 +79,7 @@ def array(*shape: int) -> Any:
         (lambda g: g.update(hop=0), "plan: hop: got 0, need 1"),
         (lambda g: g.update(threads=0), "0 threads, need 1 to 1024"),
         (lambda g: g.update(isa="none"), "no instruction set none"),
-        (lambda g: g.update(quantizer=g["quantizer"][:6]), "7 arguments (6 given)"),
+        (lambda g: g.update(quantizer=g["quantizer"][:6]), "8 arguments (6 given)"),
     ],
 )  # fmt: skip
 def test_shapes_that_disagree_are_named(spoil: Any, message: str) -> None:
@@ -118,6 +118,46 @@ def test_a_long_term_filter_that_cannot_be_is_named(spoil: Any, message: str) ->
     assert message in str(caught.value)
 
 
+def put_prediction(given: Arguments, field: int, value: Any) -> None:
+    *rest, prediction = given["quantizer"]
+    given["quantizer"] = (*rest, tuple(value if i == field else item for i, item in enumerate(prediction)))
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (lambda g: put_prediction(g, 0, 0), "predictor: codebooks that are predicted from: got 0, need 1"),
+        (lambda g: put_prediction(g, 1, array(21, 11)), "first_weight has 21 items in dimension 0, need 20"),
+        (lambda g: put_prediction(g, 1, array(9, 11)), "first_weight has 9 items in dimension 0, need 0"),
+        (lambda g: put_prediction(g, 2, array(10)), "first_bias has 10 items in dimension 0, need 11"),
+        (lambda g: put_prediction(g, 3, array(11, 12)), "second_weight has 12 items in dimension 1, need 11"),
+        (lambda g: put_prediction(g, 5, array(30, 10)), "last_weight has 30 items in dimension 0, need 31"),
+        (lambda g: g.update(quantizer=(*g["quantizer"][:-1], None)), "memories for a predictor: got 1, need 0"),
+        (lambda g: g["encoder"].pop(), "memories for a predictor: got 0, need 1"),
+        (lambda g: g["decoder"].pop(), "memories for a predictor: got 0, need 1"),
+        (lambda g: g["decoder"].append(g["decoder"][-1]), "decoder: memories: got 2, need 1"),
+        (lambda g: g["decoder"].append(g["decoder"][0]), "decoder: operations after the end: got 1, need 0"),
+        (lambda g: put(g, "decoder", -1, 1, 3), "frames of a memory: got 3, need 2"),
+        (lambda g: put(g, "decoder", -1, 1, 0), "decoder: frames of a memory: got 0, need 1"),
+        (lambda g: put(g, "encoder", -1, 2, 9), "channels of a memory: got 9, need 10"),
+    ],
+)  # fmt: skip
+def test_a_predictor_that_cannot_be_is_named(spoil: Any, message: str) -> None:
+    given = arguments(models.PREDICTED)
+    build(given)
+    spoil(given)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        build(given)
+    assert message in str(caught.value)
+
+
+def test_a_memory_of_another_length_is_refused() -> None:
+    streams = build(arguments(models.PREDICTED)).streams(True, 2)
+    slot = len(streams.slots()) - 1
+    with pytest.raises(ValueError, match="frames of a memory: got 1, need 2"):
+        streams.write(slot, 0, array(2, 1, 10))
+
+
 def test_a_long_term_filter_needs_plain_sums_before_it() -> None:
     given = arguments(models.LONG_TERM)
     given["decoder"][-2] = ("snake", array(1), array(1))
@@ -141,7 +181,7 @@ things = st.one_of(
 @models.examples(300)
 @given(data=st.data())
 def test_a_plan_changed_at_random_is_refused_or_runs(data: st.DataObject) -> None:
-    given = arguments(data.draw(st.sampled_from([CAUSAL, CENTRED, models.LONG_TERM])))
+    given = arguments(data.draw(st.sampled_from([CAUSAL, CENTRED, models.LONG_TERM, models.PREDICTED])))
     for _ in range(data.draw(st.integers(1, 3))):
         change(given, data)
     with suppress(*REFUSALS):
@@ -185,7 +225,7 @@ def run(codec: Any, data: st.DataObject) -> None:
             if decoding:
                 codec.decode(streams, np.ones((2, rows, 1), dtype=np.int64), array(2, made), last)
             else:
-                audio, depths = array(2, rows), np.array([1, 1], dtype=np.int64)
+                audio, depths = array(2, rows), np.array([[1], [1]], dtype=np.int64)
                 codec.encode(streams, audio, depths, np.zeros((2, made, 1), dtype=np.int64), last)
 
 
@@ -193,7 +233,7 @@ def encoder_call(**changed: Any) -> Any:
     codec = build(arguments(CAUSAL))
     values = {
         "audio": array(2, 12),
-        "depths": np.array([1, 2]),
+        "depths": np.array([[1], [2]]),
         "codes": np.zeros((2, 2, 2), dtype=np.int64),
         **changed,
     }
@@ -210,7 +250,16 @@ def test_a_push_with_the_right_arguments_runs() -> None:
         ({"audio": array(1, 12)}, "audio has 1 items in dimension 0, need 2"),
         ({"audio": array(2, 12).astype(np.float64)}, "items of type d, need float32"),
         ({"audio": array(2, 2, 6)}, "audio has 3 dimensions, need 2"),
-        ({"depths": np.array([1])}, "depths has 1 items in dimension 0, need 2"),
+        ({"depths": np.array([[1]])}, "depths has 1 items in dimension 0, need 2"),
+        ({"depths": np.array([1, 2])}, "depths has 1 dimensions, need 2"),
+        (
+            {
+                "audio": array(2, 18),
+                "depths": np.ones((2, 2), dtype=np.int64),
+                "codes": np.zeros((2, 3, 2), dtype=np.int64),
+            },
+            "frames of the depths: got 2, need 3",
+        ),
         ({"codes": np.zeros((2, 1, 2), dtype=np.int64)}, "frames of the output: got 1, need 2"),
         ({"codes": np.zeros((2, 2, 5), dtype=np.int64)}, "codebooks: got 5, need 4"),
         ({"codes": np.zeros((3, 2, 2), dtype=np.int64)}, "codes has 3 items in dimension 0, need 2"),
