@@ -19,7 +19,7 @@ from .recipe import Recipe
 
 _FRAMES_PER_ENTRY = 24  # of latents that codebooks are fitted to
 _BATCHES = 12  # that the losses' gradient is taken of
-_FRAMES_TO_PREDICT = 60_000  # that a predictor is fitted to
+_FRAMES_TO_PREDICT = 60  # that a predictor is fitted to, for each entry of a codebook
 _ROUNDS = 4  # of a predictor and of the entries that code what it leaves
 _STEPS = 1_500  # of a predictor in each
 _ROWS, _RATE = 1024, 2e-3  # of a step, and its learning rate at first
@@ -81,7 +81,7 @@ def fit_predictor(
     quantizer, predictor = network.quantizer, network.quantizer.predictor
     assert predictor is not None
     latents: list[Tensor] = []
-    while sum(z.shape[0] * z.shape[2] for z in latents) < _FRAMES_TO_PREDICT:
+    while sum(z.shape[0] * z.shape[2] for z in latents) < _FRAMES_TO_PREDICT * recipe.model.codebook_size:
         with torch.no_grad():
             latent = fastnet.encode(network, network.preprocess(draw(len(latents))), objective.dtype)
         latents.append(processes.gather(latent))

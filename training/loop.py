@@ -231,6 +231,8 @@ class Trainer:
         if self.means is not None:
             self.means.restart()
         self.quantising = True
+        if self.network.quantizer.predictor is not None:
+            self.begin_predicting()
         self._wrap()
         if self.log is not None:
             self.log.say(f"step {self.step}: codebooks fitted; variance left {', '.join(f'{v:.3f}' for v in left)}")

@@ -9,12 +9,15 @@ import torch
 
 from streamdac.errors import UsageError
 from streamdac.nn.quantizer import VectorQuantizer
+from streamdac.training import fitting
+from streamdac.training.checkpoint import load_checkpoint
 from streamdac.training.codebooks import start_codebooks
 from streamdac.training.fitting import directions_felt, fit_is_due
-from streamdac.training.loop import Budget
+from streamdac.training.loop import Budget, Trainer
 from streamdac.training.recipe import Recipe, load_recipe
 
 from .test_codebooks import MODEL, made
+from .test_initial import offline_weights
 from .test_loop import trainer
 
 
@@ -55,6 +58,66 @@ def test_fits_come_again_until_the_cooldown(step: int, progress: float, due: boo
     recipe = Recipe(refit_every=5, cooldown=0.3)
     assert fit_is_due(recipe, step, progress, quantising=True) == due
     assert not fit_is_due(Recipe(refit_every=5, freeze="encoder"), step, 0.0, quantising=True)
+
+
+PREDICTED = ["model.predictor_dim=8", "model.predictor_codebooks=1"]
+
+
+@pytest.fixture
+def quick_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_STEPS", 100)
+
+
+@pytest.mark.usefixtures("quick_fits")
+def test_a_predictor_is_fitted_before_the_first_step_with_codebooks(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run", *PREDICTED, "quantise_from=2")
+    predictor = made.network.quantizer.predictor
+    assert predictor is not None
+    made.train(Budget(max_steps=2))
+    assert predictor.without_effect
+    made.train(Budget(max_steps=3))
+    assert not predictor.without_effect
+
+
+@pytest.mark.usefixtures("quick_fits")
+def test_every_round_leaves_less_unforeseen(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run", *PREDICTED, "quantise_from=0")
+    made.start_from(_other(made, tmp_path))
+    left = fitting.fit_predictor(made.objective, lambda n: made._draw_apart(n, 0), made.recipe, made.processes)
+    assert len(left) == 4
+    assert 1 > left[0] > left[-1]
+
+
+def _other(made: Trainer, folder: Path) -> Path:
+    path = folder / "other.safetensors"
+    offline_weights(path, made.recipe.model, n_codebooks=2)
+    return path
+
+
+@pytest.mark.usefixtures("quick_fits")
+def test_entries_follow_what_the_predictor_leaves(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run", *PREDICTED, "quantise_from=0")
+    other = offline_weights(tmp_path / "other.safetensors", made.recipe.model, n_codebooks=2)
+    made.start_from(tmp_path / "other.safetensors")
+    book = "quantizer.quantizers.0.codebook.weight"
+    made.begin_predicting()
+    assert not torch.equal(made.network.state_dict()[book], other.state_dict()[book])
+    assert torch.equal(made.average.values[book], made.network.state_dict()[book])
+    assert torch.equal(made.network.encoder.block[0].weight_v, other.encoder.block[0].weight_v)
+
+
+@pytest.mark.usefixtures("quick_fits")
+def test_a_run_with_a_predictor_resumes_as_if_it_had_not_stopped(audio_folder: Path, tmp_path: Path) -> None:
+    changes = [*PREDICTED, "quantise_from=1"]
+    whole = trainer(audio_folder, tmp_path / "whole", *changes)
+    whole.train(Budget(max_steps=4))
+    first = trainer(audio_folder, tmp_path / "parts", *changes)
+    first.train(Budget(max_steps=2))
+    second = trainer(audio_folder, tmp_path / "parts", *changes)
+    second.load_state_dict(load_checkpoint(tmp_path / "parts"))
+    second.train(Budget(max_steps=4))
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(second.network.state_dict()[name], value), name
 
 
 def test_a_run_that_stopped_fits_again_as_one_that_did_not(audio_folder: Path, tmp_path: Path) -> None:

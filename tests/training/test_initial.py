@@ -34,6 +34,7 @@ def offline_weights(path: Path, like: ModelConfig, *, n_codebooks: int, dtype: t
             **like.__dict__,
             "padding": CENTRED,
             "long_term": False,
+            "predictor_dim": 0,
             "n_codebooks": n_codebooks,
             "quantizer_dropout": 0.0,
         }
