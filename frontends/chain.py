@@ -78,7 +78,9 @@ class Chain:
         )
         self._decoder = HopDecoder(codec, channels=channels)
         self._link: Link[bytes] = Link(network or Network(delay=0.0), seed=seed)
-        self._concealer = Concealer(self._layout, silence=_silence(codec, channels) if network else None)
+        self._concealer = Concealer(
+            self._layout, silence=_silence(codec, channels) if network else None, foretells=codec.foretells
+        )
         self._record = record
         self._writer = StreamWriter(header)
         if record is not None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from streamdac.config import LOST
 from streamdac.convert import Converter
 from streamdac.errors import UsageError
 
@@ -115,10 +116,11 @@ class HopDecoder:
         return self._blocks(self.decoder.push(np.ascontiguousarray(codes.transpose(1, 0, 2))))
 
     def conceal(self, frames: int) -> Iterator[Block]:
-        """Audio for `frames` lost frames: the last one repeated a few times, then the codes of silence."""
+        """Audio for `frames` lost frames: the last one repeated a few times (or foretold), then the codes of silence."""
         if self._last is not None and frames:
             repeats = min(frames, _REPEATS)
-            yield self._blocks(self.decoder.push(self._rows(np.repeat(self._last, repeats, axis=2))))
+            last = np.full_like(self._last, LOST) if self.codec.foretells else self._last
+            yield self._blocks(self.decoder.push(self._rows(np.repeat(last, repeats, axis=2))))
             frames -= repeats
             self._last = None
         while frames > 0:

@@ -66,7 +66,7 @@ class Exact:
         self._mute_from = None
         self._samples = 0  # given out
         self._renderer = Renderer(self.codec, self.layout.channels)
-        self._concealer = Concealer(self.layout, silence=self._silence)
+        self._concealer = Concealer(self.layout, silence=self._silence, foretells=self.codec.foretells)
         self._others.discard(packet.stream)
 
     def _packet(self, packet: Packet) -> Iterator[Block]:

@@ -85,7 +85,12 @@ class Voice:
     ) -> None:
         self.frame_seconds = codec.hop_length / codec.sample_rate
         self.receiver = Receiver(
-            layout, frame_seconds=self.frame_seconds, silence=silence, min_delay=min_delay, max_delay=MAX_DELAY
+            layout,
+            frame_seconds=self.frame_seconds,
+            silence=silence,
+            foretells=codec.foretells,
+            min_delay=min_delay,
+            max_delay=MAX_DELAY,
         )
         self.over = False
         self._renderer = Renderer(codec, layout.channels)

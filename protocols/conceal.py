@@ -1,14 +1,15 @@
 """Concealment in the code domain: what the decoder is given for a frame that did not come.
 
-The last frame's codes are repeated, faded out by a gain, and then replaced by the codes of silence; the decoder is
-pushed all the while, so its state stays continuous. The gain belongs to the end of its frame: whoever plays ramps
-linearly from the gain of the frame before to this one.
+The last frame's codes are repeated (or the frame is marked as lost, where the model foretells it), faded out by a gain,
+and then replaced by the codes of silence; the decoder is pushed all the while, so its state stays continuous. The gain
+belongs to the end of its frame: whoever plays ramps linearly from the gain of the frame before to this one.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from ..config import LOST
 from ..errors import UsageError
 from .bitpack import CodeArray
 from .messages import Layout
@@ -36,12 +37,19 @@ class ConcealCounts:
 class Concealer:
     """Remembers the last frame played and makes patches for those missing after it.
 
-    `silence` holds the codes `[K, C]` that the model gives for digital silence; without it the last codes go on, at
-    gain 0. The defaults are for hops of about 13 ms: 40 ms at full level, gone after 120 ms.
+    `silence` holds the codes `[K, C]` that the model gives for digital silence; without it the last codes go on, at gain
+    0. A model that `foretells` fills in a frame that is marked as lost, so that nothing is repeated. The defaults are for
+    hops of about 13 ms: 40 ms at full level, gone after 120 ms.
     """
 
     def __init__(
-        self, layout: Layout, *, silence: CodeArray | None = None, repeat_frames: int = 3, fade_frames: int = 6
+        self,
+        layout: Layout,
+        *,
+        silence: CodeArray | None = None,
+        foretells: bool = False,
+        repeat_frames: int = 3,
+        fade_frames: int = 6,
     ) -> None:
         if silence is not None and (
             silence.ndim != 2 or not 1 <= len(silence) <= layout.codebooks or silence.shape[1] != layout.channels
@@ -54,6 +62,7 @@ class Concealer:
             raise UsageError(f"got {repeat_frames} frames to repeat and {fade_frames} to fade, need at least 0")
         self.counts = ConcealCounts()
         self._silence = silence
+        self._lost = np.full((1, layout.channels), LOST, dtype=np.int64) if foretells else None
         self._last = np.zeros((1, layout.channels), dtype=np.int64) if silence is None else silence
         self._repeat, self._fade = repeat_frames, fade_frames
         self._run = repeat_frames + fade_frames  # nothing to repeat before the first frame
@@ -84,9 +93,12 @@ class Concealer:
         counts.longest = max(counts.longest, self._length)
         if self._run <= self._repeat:
             counts.repeated += 1
-            return Patch(self._last, 1.0)
+            return Patch(self._filled(), 1.0)
         if self._run <= self._repeat + self._fade:
             counts.faded += 1
-            return Patch(self._last, 1.0 - (self._run - self._repeat) / (self._fade + 1))
+            return Patch(self._filled(), 1.0 - (self._run - self._repeat) / (self._fade + 1))
         counts.silent += 1
         return Patch(self._last if self._silence is None else self._silence, 0.0)
+
+    def _filled(self) -> CodeArray:
+        return self._last if self._lost is None else self._lost

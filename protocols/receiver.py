@@ -32,11 +32,12 @@ class Receiver:
         *,
         frame_seconds: float,
         silence: CodeArray | None = None,
+        foretells: bool = False,
         min_delay: float = 0.02,
         max_delay: float = 1.0,
     ) -> None:
         self.jitter = JitterBuffer(layout, frame_seconds=frame_seconds, min_delay=min_delay, max_delay=max_delay)
-        self.concealer = Concealer(layout, silence=silence)
+        self.concealer = Concealer(layout, silence=silence, foretells=foretells)
         self.arrivals = Arrivals(frame_seconds)
         self.drift = DriftEstimator(frame_seconds)
 

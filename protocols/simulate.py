@@ -29,6 +29,7 @@ class Setup:
     adaptive: bool = False  # rate control by the receiver's reports
     correct_drift: bool = True
     silence: CodeArray | None = None  # codes [K, C] of silence
+    foretells: bool = False  # the model fills in frames that are marked as lost
     min_delay: float = 0.02
     max_delay: float = 1.0
 
@@ -64,6 +65,7 @@ class _Run:
             layout,
             frame_seconds=setup.frame_seconds,
             silence=setup.silence,
+            foretells=setup.foretells,
             min_delay=setup.min_delay,
             max_delay=setup.max_delay,
         )

@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from .config import LOST
 from .errors import UsageError
 
 Array = Any  # numpy.ndarray or torch.Tensor; what goes in decides what comes out
@@ -42,7 +43,8 @@ def codes_tensor(
 ) -> tuple[Tensor, bool]:
     """Codes `[K, F]` or `[B, K, F]` as int64 `[B, F, K]` on `device`, and whether they came as numpy.
 
-    -1 marks an unused codebook; those come last in a frame.
+    -1 marks an unused codebook; those come last in a frame. A frame that is `LOST` is so in the first
+    codebook and uses no other.
 
     Raises:
         UsageError: wrong type or shape, or a code out of range.
@@ -60,8 +62,11 @@ def codes_tensor(
     tensor = tensor.to(device, torch.int64)
     if tensor.numel():
         low, high = int(tensor.min()), int(tensor.max())
-        if low < -1 or high >= size:
-            raise UsageError(f"codes from {low} to {high}, need 0 to {size - 1} (-1 where unused)")
+        if low < LOST or high >= size:
+            raise UsageError(f"codes from {low} to {high}, need 0 to {size - 1} (-1 where unused, {LOST} where lost)")
+        lost = tensor[:, :1] == LOST
+        if low == LOST and bool((((tensor == LOST) & ~lost) | ((tensor >= 0) & lost)).any()):
+            raise UsageError("a frame is lost in some codebooks and not in others")
         if low == -1 and bool(((tensor[:, :-1] < 0) & (tensor[:, 1:] >= 0)).any()):
             raise UsageError("a frame uses a codebook after one that it leaves out")
     return tensor.transpose(1, 2), is_numpy

@@ -93,6 +93,11 @@ class Codec:
         return self.plan.lookahead
 
     @property
+    def foretells(self) -> bool:
+        """Whether a decoder does best to be told that a frame was `LOST` (`streamdac.config`), as a predictor fills it in."""
+        return self.config.predictor_dim > 0
+
+    @property
     def fingerprint(self) -> bytes:
         """32 bytes that say what the codes mean."""
         return self.plan.fingerprint

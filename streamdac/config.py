@@ -14,6 +14,9 @@ CENTRED = "centred"  # the official network: padding on both sides
 CAUSAL = "causal"  # all padding on the left
 PADDINGS = (CENTRED, CAUSAL)
 
+LOST = -2
+"""In place of the codes of a frame that did not come: its latent is what a predictor expects, or zeros without one."""
+
 # Bounds on what a weights file may ask for, checked before anything is allocated.
 _LIMITS = {
     "sample_rate": (1_000, 384_000),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from .allocation import Allocation, Samples
 from .arrays import Array, audio_tensor, codes_tensor, give_back, plain_codes, plain_samples
+from .config import LOST
 from .errors import BadDataError, ChunkSizeError, UsageError
 from .executor import Executor, StreamState
 from .native_executor import NativeExecutor
@@ -248,7 +249,8 @@ class StreamDecoder(Stream):
     def push(self, codes: Array) -> Array:
         """Codes `[K, F]` or `[B, K, F]`, -1 where unused -> the audio now complete, float32 `[B, 1, T]`.
 
-        A row whose codes are all -1 is idle: it keeps its state and gives silence.
+        A row whose codes are all -1 is idle: it keeps its state and gives silence. Frames that did not come may be
+        `LOST` (`streamdac.config`) where the model foretells them (`Codec.foretells`).
 
         Raises:
             UsageError: wrong shape or dtype, codes out of range, or a row idle in some of the frames only.
@@ -259,7 +261,7 @@ class StreamDecoder(Stream):
         x, self._as_numpy = codes_tensor(
             codes, self.batch, config.n_codebooks, config.codebook_size, self._executor.device
         )
-        used = x[:, :, 0] >= 0
+        used = (x[:, :, 0] >= 0) | (x[:, :, 0] == LOST)
         active = used.any(dim=1) if x.shape[1] else torch.ones(self.batch, dtype=torch.bool)
         if not bool((used == active[:, None].to(used.device)).all()):
             raise UsageError("a row is idle in some frames of a push and not in others")

@@ -95,7 +95,7 @@ def fit_predictor(
         with torch.no_grad():
             quantized = quantizer(z)
         means.update(network, quantized.codes, quantized.latents)
-        told = quantizer.told(z, everything).flatten(0, 1)
+        told = quantizer.told(z, everything)[:, :-1].flatten(0, 1)
         for step in range(_STEPS):
             chosen = torch.randint(len(wanted), (_ROWS,)).to(z.device)
             loss = (predictor(told[chosen]) - wanted[chosen]).square().mean() / energy

@@ -85,7 +85,7 @@ class Objective(nn.Module):
         if quantise:
             if self.weights.scale:
                 parts["scale"] = latent.square().mean().clamp_min(1e-6).log().square()
-            quantised, parts["prediction"] = self.network.quantizer.foretold(latent)
+            quantised, (parts["prediction"], parts["drift"]) = self.network.quantizer.foretold(latent)
             codes, latents = quantised.codes, quantised.latents
             whole = torch.rand(len(latent), 1, 1, device=latent.device) < self.bypass if self.bypass else None
             latent = quantised.z if whole is None else torch.where(whole, latent, quantised.z)

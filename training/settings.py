@@ -31,6 +31,8 @@ class LossWeights:
     """Of the squared log of the latent's mean square, of a process's share of the batch: keeps it where codebooks started."""
     prediction: float = 1.0
     """Of the share of the latent that its predictor does not foresee, where there is one; moves the predictor alone."""
+    drift: float = 2.0
+    """Of how far its predictions go astray where frames were lost; moves the predictor alone, too."""
     compressed: float = 0.0
     """Of the distance of compressed spectra."""
     envelopes: float = 0.0

@@ -5,6 +5,7 @@
 
 namespace streamdac {
 
+constexpr int64_t LOST = -2;             // a code of a frame that did not come (streamdac/config.py)
 constexpr int64_t BLOCK_SAMPLES = 8192;  // a stream's samples that go through the network together
 
 static int64_t block_frames(int64_t hop) { return BLOCK_SAMPLES > hop ? BLOCK_SAMPLES / hop : 1; }
@@ -107,7 +108,7 @@ Fault Codec::decode(Streams& streams, Pool* pool, const int64_t* codes, int64_t 
                     float* audio, int64_t samples) const {
     const int64_t batch = streams.batch(), block = block_frames(hop);
     for (int64_t i = 0; i < batch * frames * depth; ++i)
-        if (codes[i] >= quantizer.entries || codes[i] < -1) return {"code", codes[i], quantizer.entries - 1};
+        if (codes[i] >= quantizer.entries || codes[i] < LOST) return {"code", codes[i], quantizer.entries - 1};
     int64_t done = 0, made = 0, start = 0;
     do {
         const int64_t n = frames - start < block ? frames - start : block;

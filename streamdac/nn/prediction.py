@@ -15,6 +15,10 @@ FRAMES = 2
 """That it is told: as much is foreseen from 2 as from 4 (`training/EXPERIMENTS.md`, "A predictor")."""
 
 
+_BEGINS, _GOES_ON = 0.05, 0.6  # chance that a loss begins with a frame, and that one more follows
+_LATE = 0.02  # chance that all before a frame was lost
+
+
 class Predictor(nn.Module):
     """A linear map and two hidden layers, side by side. It begins without an effect: predicts zeros."""
 
@@ -47,6 +51,22 @@ class Predictor(nn.Module):
     def after(self, before: Tensor, z: Tensor) -> Tensor:
         """`before` of the frame after `z` `[B, D]`."""
         return torch.cat([z, before[:, : -self.latent_dim]], dim=1)
+
+    @torch.no_grad()
+    def told_with_losses(self, added: Tensor) -> Tensor:
+        """What a decoder tells it that does not get all of what the first codebooks `added` `[B, T, D]`: `[B, T, FRAMES * D]`.
+
+        Frames are lost at random, some of a few at once, and now and then all before one, as for who comes late.
+        """
+        batch, frames, _ = added.shape
+        random = torch.rand(2, frames, batch, 1).to(added.device)
+        lost = torch.zeros_like(random[0, 0], dtype=torch.bool)
+        told = [self.start(batch, added)]
+        for frame, fate, begin in zip(added.unbind(dim=1), random[0], random[1], strict=True):
+            lost = fate < torch.where(lost, _GOES_ON, _BEGINS)
+            coarse = self(told[-1]) + frame * ~lost
+            told.append(self.after(told[-1], coarse) * (begin >= _LATE))
+        return torch.stack(told[:frames], dim=1) if frames else added.new_zeros(batch, 0, told[0].shape[1])
 
     def expected(self, added: Tensor) -> Tensor:
         """Of all frames `[B, D, T]`, from what the first codebooks add to each."""

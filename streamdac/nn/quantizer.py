@@ -30,6 +30,15 @@ class Quantized(NamedTuple):
     codebook_loss: Tensor
 
 
+class Foretold(NamedTuple):
+    """How well the predictor does, as shares of the latent's energy. Gradients of both move the predictor alone."""
+
+    unforeseen: Tensor
+    """What it did not foresee."""
+    drift: Tensor
+    """By how much its predictions change where frames were lost, some of a few at once, or all before one."""
+
+
 class VectorQuantizer(nn.Module):
     """One codebook: project to a few dimensions, take the nearest entry by cosine, project back."""
 
@@ -97,23 +106,30 @@ class ResidualQuantizer(nn.Module):
 
     def forward(self, z: Tensor, n_codebooks: int | None = None) -> Quantized:
         """z `[B, D, T]`; `n_codebooks` is used in eval mode, random depths in training."""
-        return self.foretold(z, n_codebooks)[0]
-
-    def foretold(self, z: Tensor, n_codebooks: int | None = None) -> tuple[Quantized, Tensor]:
-        """As `forward`, and the share of z that the predictor did not foresee (0 without one).
-
-        The gradient of that share moves the predictor alone; what it predicts counts as given in all else.
-        """
         depths = self._depths(z.shape[0], n_codebooks, z.device)
         if self.predictor is None:
-            return self._quantize(z, depths, n_codebooks), z.new_zeros(())
+            return self._quantize(z, depths, n_codebooks)
+        return self._predicted(z, self.predictor(self.told(z, depths)[:, :-1]), depths, n_codebooks)
+
+    def foretold(self, z: Tensor) -> tuple[Quantized, Foretold]:
+        """As `forward`, in training; all zeros without a predictor."""
+        depths = self._depths(z.shape[0], None, z.device)
+        if self.predictor is None:
+            return self._quantize(z, depths, None), Foretold(z.new_zeros(()), z.new_zeros(()))
         told = self.told(z, depths)
-        expected = self.predictor(told).transpose(1, 2)
+        expected = self.predictor(told[:, :-1])
+        added = told[:, 1:, : z.shape[1]] - expected.detach()
+        elsewhere = self.predictor(self.predictor.told_with_losses(added))
         energy = z.detach().square().mean().clamp_min(1e-6)
-        loss = F.mse_loss(expected, z.detach()) / energy
-        expected = expected.detach()
+        unforeseen = F.mse_loss(expected, z.detach().transpose(1, 2)) / energy
+        drift = F.mse_loss(elsewhere, expected.detach()) / energy
+        return self._predicted(z, expected, depths, None), Foretold(unforeseen, drift)
+
+    def _predicted(self, z: Tensor, expected: Tensor, depths: Tensor, n_codebooks: int | None) -> Quantized:
+        """z `[B, D, T]` where `[B, T, D]` is expected, which counts as given."""
+        expected = expected.detach().transpose(1, 2)
         quantized = self._quantize(z - expected, depths, n_codebooks)
-        return quantized._replace(z=quantized.z + expected), loss
+        return quantized._replace(z=quantized.z + expected)
 
     def _quantize(self, z: Tensor, depths: Tensor, n_codebooks: int | None) -> Quantized:
         residual, z_q = z, torch.zeros_like(z)
@@ -134,7 +150,10 @@ class ResidualQuantizer(nn.Module):
 
     @torch.no_grad()
     def told(self, z: Tensor, depths: Tensor) -> Tensor:
-        """What the predictor is told of each frame of z `[B, D, T]`, coded with `depths` `[B]`: `[B, T, FRAMES * D]`."""
+        """What the predictor is told of each frame of z `[B, D, T]`, coded with `depths` `[B]`, and of the one after them.
+
+        `[B, T + 1, FRAMES * D]`.
+        """
         assert self.predictor is not None
         books = [self._quantizer(i) for i in range(min(int(depths.max()), self.predictor_codebooks))]
         into = [(book.in_proj.weight[:, :, 0].t(), book.in_proj.bias) for book in books]
@@ -150,7 +169,7 @@ class ResidualQuantizer(nn.Module):
                 residual = residual - chosen
                 coarse = torch.addcmul(coarse, chosen, share)
             told.append(self.predictor.after(told[-1], coarse))
-        return torch.stack(told[: z.shape[2]], dim=1) if z.shape[2] else told[0][:, None][:, :0]
+        return torch.stack(told, dim=1)
 
     def from_codes(self, codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """codes `[B, K, T]` -> quantised z `[B, D, T]`, the codebook rows `[B, K * codebook_dim, T]`, the codes."""

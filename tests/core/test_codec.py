@@ -45,7 +45,7 @@ def test_bad_audio_is_refused_with_its_numbers(audio: Any, message: str) -> None
         (torch.zeros(1, 2, 3), "torch.float32, need integers"),
         (torch.zeros(5, dtype=torch.int64), r"shape \(5,\), need \[\w+, K, F\]"),
         (torch.full((1, 2, 3), 64), "codes from 64 to 64, need 0 to 63"),
-        (torch.full((1, 2, 3), -2), "codes from -2 to -2"),
+        (torch.full((1, 2, 3), -3), "codes from -3 to -3"),
         (torch.zeros(1, 5, 3, dtype=torch.int64), "5 codebooks, the model has 1 to 4"),
         (torch.tensor([[[-1], [3]]]), "uses a codebook after one that it leaves out"),
         (np.array([[[2**63]]], dtype=np.uint64), "codes from"),

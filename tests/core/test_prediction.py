@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from streamdac.config import ModelConfig
+from streamdac.config import LOST, ModelConfig
 from streamdac.errors import UsageError
 from streamdac.nn import DAC
 from streamdac.nn.network import randomize
@@ -77,13 +77,38 @@ def test_a_decoder_that_comes_late_comes_ever_closer() -> None:
     assert errors[0] > 0.1 > 1e-4 > errors[-1]
 
 
+@torch.no_grad()
+def test_a_lost_frame_is_what_is_foretold() -> None:
+    audio = noise(30 * HOP)
+    codes = codec(KIND).encode(audio)
+    lost = codes.clone()
+    lost[..., 12:15] = LOST
+    network_codes = torch.where(lost < 0, -1, lost)
+    z, _, _ = network(KIND).quantizer.from_codes(codes)
+    parts = [book.out_proj(book.lookup(codes[:, k])) for k, book in enumerate(network(KIND).quantizer.quantizers)]
+    came = (lost[:, :1] != LOST).float()
+    z = foreseen(network_codes) + sum(parts) * came
+    torch.testing.assert_close(codec(KIND).decode(lost), network(KIND).decode(z), atol=1e-3, rtol=0)
+    decoder = codec(KIND).decoder()
+    pushed = torch.cat([decoder.push(frame) for frame in lost.split(1, dim=2)], dim=2)
+    torch.testing.assert_close(pushed, codec(KIND).decode(lost), atol=1e-3, rtol=0)
+
+
+@pytest.mark.parametrize("frame", [[LOST, 0, 0, 0], [0, LOST, LOST, LOST], [-1, LOST, -1, -1]])
+def test_a_frame_is_lost_as_a_whole(frame: list[int]) -> None:
+    codes = torch.zeros(1, 4, 3, dtype=torch.int64)
+    codes[0, :, 1] = torch.tensor(frame)
+    with pytest.raises(UsageError, match="lost in some codebooks"):
+        codec(KIND).decode(codes)
+
+
 def test_in_training_rows_of_any_depth_predict_from_their_own() -> None:
     made = DAC(ModelConfig(**{**CONFIG.to_dict(), "encoder_rates": (5, 2, 2), "decoder_rates": (2, 2, 5)}))
     randomize(made)
     made.quantizer.quantizer_dropout = 1.0
     torch.manual_seed(3)
     z = noise(12, CONFIG.latent_dim, 15)
-    quantized, unforeseen = made.quantizer.foretold(z)
+    quantized, share = made.quantizer.foretold(z)
     torch.manual_seed(3)
     depths = made.quantizer._depths(12, None, z.device)
     assert len(set(depths.tolist())) > 2
@@ -91,14 +116,16 @@ def test_in_training_rows_of_any_depth_predict_from_their_own() -> None:
     for row, depth in enumerate(depths.tolist()):
         alone = made.quantizer(z[row : row + 1], depth)
         torch.testing.assert_close(quantized.z[row : row + 1], alone.z, atol=1e-4, rtol=0)
-    assert float(unforeseen.detach()) > 0
+    assert float(share.unforeseen.detach()) > 0
 
 
-def test_the_share_not_foreseen_moves_the_predictor_alone() -> None:
+@pytest.mark.parametrize("which", ["unforeseen", "drift"])
+def test_how_well_it_predicts_moves_the_predictor_alone(which: str) -> None:
     made = DAC(CONFIG)
     randomize(made)
-    z = noise(2, CONFIG.latent_dim, 9).requires_grad_()
-    made.quantizer.foretold(z)[1].backward()
+    torch.manual_seed(0)
+    z = noise(20, CONFIG.latent_dim, 30).requires_grad_()
+    getattr(made.quantizer.foretold(z)[1], which).backward()
     moved = {name for name, p in made.named_parameters() if p.grad is not None and bool(p.grad.any())}
     assert z.grad is None
     assert moved == {name for name, _ in made.named_parameters() if ".predictor." in name}

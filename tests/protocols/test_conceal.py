@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamdac.config import LOST
 from streamdac.errors import UsageError
 from streamdac.protocols.conceal import ConcealCounts, Concealer
 
@@ -22,6 +23,15 @@ def test_a_gap_repeats_then_fades_then_is_silent() -> None:
     assert all(patch.codes is FRAME for patch in patches[:9])
     assert all(patch.codes is SILENCE for patch in patches[9:])
     assert made.counts == ConcealCounts(repeated=3, faded=6, silent=3, runs=1, longest=12)
+
+
+def test_a_model_that_foretells_is_told_what_was_lost() -> None:
+    made = Concealer(LAYOUT, silence=SILENCE, foretells=True)
+    made.played(FRAME)
+    patches = [made.patch() for _ in range(10)]
+    assert all(patch.codes.shape[1] == FRAME.shape[1] for patch in patches)
+    assert all((patch.codes == LOST).all() for patch in patches[:9])
+    assert patches[9].codes is SILENCE
 
 
 def test_a_frame_that_comes_starts_the_next_gap_afresh() -> None:
