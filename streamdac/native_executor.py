@@ -96,7 +96,7 @@ class NativeExecutor:
         self, state: Any, audio: NDArray[np.float32], depths: Depths, *, last: bool, most: int | None = None
     ) -> NDArray[np.int64]:
         """`encode` without tensors: contiguous audio `[B, T]` -> codes `[B, F, K]`."""
-        each = None if isinstance(depths, int) else _integers(depths.view(depths.shape[0], -1))
+        each = None if isinstance(depths, int) else _integers(depths[:, None] if depths.dim() == 1 else depths)
         frames = self._codec.ready(state.streams, audio.shape[1], last)
         codes = np.empty((state.batch, frames, deepest(depths) if most is None else most), np.int64)
         self._codec.encode(state.streams, audio, each, codes, last)

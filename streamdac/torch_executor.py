@@ -93,7 +93,7 @@ def search(quantizer: Quantizer, z: Tensor, depths: Depths, most: int, *, memory
     batch, frames, _ = z.shape
     unused = None
     if not isinstance(depths, int):
-        each = depths.to(z.device).view(batch, -1, 1)
+        each = depths.to(z.device)[:, None, None] if depths.dim() == 1 else depths.to(z.device)[:, :, None]
         unused = (torch.arange(most, device=z.device) >= each).expand(batch, frames, most)
     left = (z @ quantizer.in_weight).add_(quantizer.in_bias)
     if quantizer.prediction is None:

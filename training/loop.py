@@ -241,6 +241,8 @@ class Trainer:
         """Fit the predictor, and the codebooks to what it leaves."""
         self._seed(self.step)
         draw = functools.partial(self._draw_apart, step=self.step)
+        if self.log is not None:
+            self.log.say(f"step {self.step}: fitting the predictor, which takes minutes")
         left = fit_predictor(self.objective, draw, self.recipe, self.processes)
         self.optimizers.forget(self.network.quantizer.parameters())
         self.average.restart(self.network)

@@ -12,12 +12,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamdac import native
 from streamdac.allocation import SHARES, Allocation
+from streamdac.codec import Codec
 from streamdac.errors import BadDataError
 
-from .models import GEOMETRIES, codec, noise
+from .models import GEOMETRIES, codec, network, noise
 from .test_streaming import CAUSAL, KINDS, chunks_of, pushed
 
+needs_native = pytest.mark.skipif(not native.available(), reason=native.why_not() or "")
 RATE, HOP = 8000, 100
 few = settings(max_examples=25, deadline=None)
 
@@ -96,6 +99,17 @@ def test_chunks_do_not_matter(parts: list[int]) -> None:
         allocation.done(hops)
         place += chunk.shape[1]
     assert np.array_equal(np.concatenate(found, axis=1), whole)
+
+
+@pytest.mark.parametrize("engine", ["torch", pytest.param("native", marks=needs_native)])
+@pytest.mark.parametrize("kind", ["causal", "causal-predicted"])
+def test_every_engine_takes_no_audio_and_whole_hops(kind: str, engine: str) -> None:
+    made, hop = Codec(network(kind), engine=engine), GEOMETRIES[kind].hop_length
+    audio = with_pauses(30 * hop, hop)
+    parts = [*audio[: 12 * hop].split(hop), audio[:0], audio[12 * hop :]]
+    codes = pushed(made.encoder(vbr=True), parts)
+    assert torch.equal(codes, made.encode(audio, vbr=True))
+    assert 0 < int((codes < 0).sum()) < codes.numel()
 
 
 @KINDS

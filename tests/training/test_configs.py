@@ -11,6 +11,7 @@ import soundfile
 
 from streamdac.config import CAUSAL, CENTRED
 from streamdac.errors import UsageError
+from streamdac.training import fitting
 from streamdac.training.loop import Budget, Trainer
 from streamdac.training.recipe import CONFIGS, Recipe, load_recipe, recipe_from_mapping
 
@@ -25,6 +26,7 @@ NARROW = [
     "model.decoder_dim=64",
     "model.latent_dim=4",
     "model.codebook_size=8",
+    "model.predictor_dim=4",
     "discriminator.channels=2",
     "discriminator.width=0.03125",
     "batch=2",
@@ -54,7 +56,8 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=pytest.mark.slow if name.startswith(ONLY_NUMBERS) else ()) for name in NAMES]
 )
-def test_every_config_takes_two_steps(name: str, corpus: Path, tmp_path: Path) -> None:
+def test_every_config_takes_two_steps(name: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "_STEPS", 50)
     start = ["start=random"] if load_recipe(name).start == "transform" else []  # it needs full width
     recipe = load_recipe(name, [*NARROW, *start])
     made = Trainer(recipe, [corpus], tmp_path)
