@@ -24,7 +24,7 @@ LATEST = "checkpoint-latest.pt"
 BEST = "checkpoint-best.pt"
 FORMAT = 1
 WEIGHTS_FORMAT = "streamdac-1"
-_MAY_DIFFER = ("padding", "n_codebooks", "quantizer_dropout", "long_term", "predictor_dim", "predictor_codebooks")
+_MAY_DIFFER = ("padding", "n_codebooks", "quantizer_dropout", "long_term")
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -120,8 +120,8 @@ def _weights(checkpoint: dict[str, Any], *, average: bool) -> dict[str, Tensor]:
 def load_initial(network: DAC, path: Path) -> None:
     """Start `network` from a weights file, or from the averaged weights of a checkpoint or run.
 
-    They may be of the other padding, have narrower layers, more codebooks, another quantiser dropout and no long-term filter;
-    all else must be the same.
+    They may be of the other padding, have narrower layers, more codebooks, another quantiser dropout, no predictor and no
+    long-term filter; all else must be the same.
 
     Raises:
         NoInputError: there is no such file.
@@ -136,13 +136,14 @@ def load_initial(network: DAC, path: Path) -> None:
         config, tensors = weights.config, dict(weights.tensors)
     mine, theirs = network.config.to_dict(), config.to_dict()
     wider = holds(network.config, config)
-    keys = sorted({*mine, *theirs} - {*_MAY_DIFFER, *(WIDTHS if wider else ())})
+    begins = () if config.predictor_dim else ("predictor_dim", "predictor_codebooks")
+    keys = sorted({*mine, *theirs} - {*_MAY_DIFFER, *begins, *(WIDTHS if wider else ())})
     other = [key for key in keys if mine.get(key) != theirs.get(key)]
     if other or mine["n_codebooks"] > theirs["n_codebooks"]:
         differs = ", ".join(f"{key} {theirs.get(key)} against {mine.get(key)}" for key in [*other, "n_codebooks"])
         raise UsageError(
             f"{path} is of another model: {differs} "
-            "(it may have narrower layers, more codebooks, another padding and no long-term filter)"
+            "(it may have narrower layers, more codebooks, another padding, no predictor and no long-term filter)"
         )
     wanted = network.state_dict()
     if not config.long_term:  # a filter that is new begins without an effect

@@ -101,6 +101,10 @@ def test_weights_of_another_model_are_refused(audio_folder: Path, tmp_path: Path
     offline_weights(tmp_path / "fewer.safetensors", made.recipe.model, n_codebooks=1)
     with pytest.raises(UsageError, match="n_codebooks 1 against 2"):
         made.start_from(tmp_path / "fewer.safetensors")
+    predicting = trainer(audio_folder, tmp_path / "predicting", "model.predictor_dim=4")
+    predicting.save()
+    with pytest.raises(UsageError, match="predictor_dim 4 against None"):
+        made.start_from(tmp_path / "predicting")
     path.write_bytes(b"junk")
     with pytest.raises(BadDataError, match="not a safetensors file"):
         made.start_from(path)
