@@ -16,7 +16,7 @@ FRAMES = 2
 
 
 _BEGINS, _GOES_ON = 0.05, 0.6  # chance that a loss begins with a frame, and that one more follows
-_LATE = 0.02  # chance that all before a frame was lost
+_LATE = 0.005  # chance that all before a frame was lost
 
 
 class Predictor(nn.Module):
