@@ -19,9 +19,9 @@ from .recipe import Recipe
 
 _FRAMES_PER_ENTRY = 24  # of latents that codebooks are fitted to
 _BATCHES = 12  # that the losses' gradient is taken of
-_FRAMES_TO_PREDICT = 60  # that a predictor is fitted to, for each entry of a codebook
+_FRAMES_TO_PREDICT = 30  # that a predictor is fitted to, for each entry of a codebook
 _ROUNDS = 4  # of a predictor and of the entries that code what it leaves
-_STEPS = 1_500  # of a predictor in each
+_STEPS = 600  # of a predictor in each
 _ROWS, _RATE = 1024, 2e-3  # of a step, and its learning rate at first
 _LEAST = 1e-3  # of the mean: no direction weighs less before the power is taken
 

@@ -242,7 +242,7 @@ class Trainer:
         self._seed(self.step)
         draw = functools.partial(self._draw_apart, step=self.step)
         if self.log is not None:
-            self.log.say(f"step {self.step}: fitting the predictor, which takes minutes")
+            self.log.say(f"step {self.step}: fitting the predictor, which takes a minute or two")
         left = fit_predictor(self.objective, draw, self.recipe, self.processes)
         self.optimizers.forget(self.network.quantizer.parameters())
         self.average.restart(self.network)
