@@ -14,7 +14,7 @@ from .allocation import Allocation, Samples
 from .arrays import Array, audio_tensor, codes_tensor, give_back, plain_codes, plain_samples
 from .config import LOST
 from .errors import BadDataError, ChunkSizeError, UsageError
-from .executor import Executor, StreamState
+from .executor import Executor, StreamState, deepest
 from .native_executor import NativeExecutor
 from .ops import Part
 from .plan import Plan
@@ -148,19 +148,21 @@ class StreamEncoder(Stream):
         self, x: Tensor, *, last: bool = False, state: StreamState | None = None, index: Tensor | None = None
     ) -> Tensor:
         """Samples `[R, T, 1]` of all rows, or of those at `index` whose state is `state` -> codes `[R, F, K]`."""
-        depths = self._due(x[..., 0].cpu().numpy(), None if index is None else index.cpu().numpy())
+        depths = self._due(x[..., 0], index)
         state = self._state if state is None else state
         return self._given(self._executor.encode(state, x, depths, last=last, most=self._deepest()))
 
-    def _due(self, samples: Samples, rows: npt.NDArray[np.int64] | None = None) -> int | Tensor:
-        """Codebooks in use for the frames that `samples` `[R, T]` complete, of all rows or some."""
+    def _due(self, samples: Samples | Tensor, index: Tensor | None = None) -> int | Tensor:
+        """Codebooks in use for the frames that `samples` `[R, T]` complete, of all rows or those at `index`."""
         depths = self._depths
-        if rows is not None and not isinstance(depths, int):
-            depths = depths[rows]
-        if self._allocation is None:
+        if index is not None and not isinstance(depths, int):
+            depths = depths[index.cpu()]
+        if self._allocation is None:  # nothing leaves the device
             return depths
+        heard = samples.cpu().numpy() if isinstance(samples, Tensor) else samples
         most = depths if isinstance(depths, int) else depths.numpy()
-        return torch.from_numpy(self._allocation.needed(samples, most, rows))
+        rows = None if index is None else index.cpu().numpy()
+        return torch.from_numpy(self._allocation.needed(heard, most, rows))
 
     def _given(self, codes: _Codes) -> _Codes:
         """Those `[R, F, K]` that the last of `_due` was for."""
@@ -198,7 +200,7 @@ class StreamEncoder(Stream):
         return give_back(codes.transpose(1, 2), self._as_numpy)
 
     def _deepest(self) -> int:
-        return self._depths if isinstance(self._depths, int) else int(self._depths.max())
+        return deepest(self._depths)
 
     def state_dict(self) -> dict[str, Any]:
         """See `Stream.state_dict`; with the samples held back of an unfinished hop."""

@@ -49,14 +49,8 @@ def fit_codebooks(
     Returns the share of the latents' (weighted) variance that is left after each codebook.
     """
     network = objective.network
-    latents: list[Tensor] = []
-    frames = 0
-    while frames < _FRAMES_PER_ENTRY * recipe.model.codebook_size:
-        with torch.no_grad():
-            latent = fastnet.encode(network, network.preprocess(draw(len(latents))), objective.dtype)
-        latents.append(processes.gather(latent).transpose(1, 2).flatten(0, 1))
-        frames += latents[-1].shape[0]
-    rows = normalise_latent(network, torch.cat(latents), 0.0 if again else recipe.whiten)
+    latents = _latents(objective, draw, processes, _FRAMES_PER_ENTRY * recipe.model.codebook_size)
+    rows = normalise_latent(network, latents.transpose(1, 2).flatten(0, 1), 0.0 if again else recipe.whiten)
     weighting = None
     if again and recipe.sensitivity:  # an untrained decoder says little about what is heard
         deepest = recipe.model.n_codebooks
@@ -80,12 +74,7 @@ def fit_predictor(
     network = objective.network
     quantizer, predictor = network.quantizer, network.quantizer.predictor
     assert predictor is not None
-    latents: list[Tensor] = []
-    while sum(z.shape[0] * z.shape[2] for z in latents) < _FRAMES_TO_PREDICT * recipe.model.codebook_size:
-        with torch.no_grad():
-            latent = fastnet.encode(network, network.preprocess(draw(len(latents))), objective.dtype)
-        latents.append(processes.gather(latent))
-    z, left = torch.cat(latents), []
+    z, left = _latents(objective, draw, processes, _FRAMES_TO_PREDICT * recipe.model.codebook_size), []
     wanted = z.transpose(1, 2).flatten(0, 1)
     energy = wanted.square().mean()
     means = CodebookMeans(quantizer.n_codebooks, quantizer.codebook_size, quantizer.codebook_dim, decay=0.3)
@@ -110,6 +99,18 @@ def fit_predictor(
     means.update(network, quantized.codes, quantized.latents)
     processes.agree([p.data for p in quantizer.parameters()])
     return left
+
+
+@torch.no_grad()
+def _latents(objective: Objective, draw: Callable[[int], Tensor], processes: Processes, frames: int) -> Tensor:
+    """Of so many frames at least, of the audio of all processes, before quantisation: `[B, D, T]`."""
+    network, seen = objective.network, 0
+    latents: list[Tensor] = []
+    while seen < frames:
+        latent = fastnet.encode(network, network.preprocess(draw(len(latents))), objective.dtype)
+        latents.append(processes.gather(latent))
+        seen += latents[-1].shape[0] * latents[-1].shape[2]
+    return torch.cat(latents)
 
 
 def _covariance(rows: Tensor) -> Tensor:

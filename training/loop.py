@@ -224,12 +224,8 @@ class Trainer:
         self._seed(self.step)
         draw = functools.partial(self._draw_apart, step=self.step)
         left = fit_codebooks(self.objective, draw, self.recipe, self.processes, again=self.quantising)
-        changed = [*self.network.quantizer.parameters(), *self.network.encoder.block[-1].parameters()]
-        self.optimizers.forget([*changed, *self.network.decoder.model[0].parameters()])
-        self.average.restart(self.network)
-        self.use.restart()
-        if self.means is not None:
-            self.means.restart()
+        ends = (self.network.encoder.block[-1], self.network.decoder.model[0])
+        self._set_anew(self.network.quantizer, *ends)
         self.quantising = True
         if self.network.quantizer.predictor is not None:
             self.begin_predicting()
@@ -244,13 +240,17 @@ class Trainer:
         if self.log is not None:
             self.log.say(f"step {self.step}: fitting the predictor, which takes a minute or two")
         left = fit_predictor(self.objective, draw, self.recipe, self.processes)
-        self.optimizers.forget(self.network.quantizer.parameters())
+        self._set_anew(self.network.quantizer)
+        if self.log is not None:
+            self.log.say(f"step {self.step}: predictor fitted; not foreseen {', '.join(f'{v:.3f}' for v in left)}")
+
+    def _set_anew(self, *modules: nn.Module) -> None:
+        """These have other weights, the codebooks among them: what was averaged over steps before means nothing any more."""
+        self.optimizers.forget(parameter for module in modules for parameter in module.parameters())
         self.average.restart(self.network)
         self.use.restart()
         if self.means is not None:
             self.means.restart()
-        if self.log is not None:
-            self.log.say(f"step {self.step}: predictor fitted; not foreseen {', '.join(f'{v:.3f}' for v in left)}")
 
     def begin(self) -> None:
         """What a new run does before its first step; needs data."""

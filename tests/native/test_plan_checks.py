@@ -41,6 +41,15 @@ def build(given: Arguments) -> Any:
     return native.kernels().Codec(*given.values())
 
 
+def assert_refused(given: Arguments, spoil: Any, message: str) -> None:
+    """What is built as it is, is not once it was spoilt, and the error says why."""
+    build(given)
+    spoil(given)
+    with pytest.raises((ValueError, TypeError)) as caught:
+        build(given)
+    assert message in str(caught.value)
+
+
 def put(given: Arguments, part: str, operation: int, field: int, value: Any) -> None:
     fields = list(given[part][operation])
     fields[field] = value
@@ -83,12 +92,7 @@ def array(*shape: int) -> Any:
     ],
 )  # fmt: skip
 def test_shapes_that_disagree_are_named(spoil: Any, message: str) -> None:
-    given = arguments()
-    build(given)
-    spoil(given)
-    with pytest.raises((ValueError, TypeError)) as caught:
-        build(given)
-    assert message in str(caught.value)
+    assert_refused(arguments(), spoil, message)
 
 
 @pytest.mark.parametrize(
@@ -110,12 +114,7 @@ def test_shapes_that_disagree_are_named(spoil: Any, message: str) -> None:
     ],
 )  # fmt: skip
 def test_a_long_term_filter_that_cannot_be_is_named(spoil: Any, message: str) -> None:
-    given = arguments(models.LONG_TERM)
-    build(given)
-    spoil(given)
-    with pytest.raises((ValueError, TypeError)) as caught:
-        build(given)
-    assert message in str(caught.value)
+    assert_refused(arguments(models.LONG_TERM), spoil, message)
 
 
 def put_prediction(given: Arguments, field: int, value: Any) -> None:
@@ -143,12 +142,7 @@ def put_prediction(given: Arguments, field: int, value: Any) -> None:
     ],
 )  # fmt: skip
 def test_a_predictor_that_cannot_be_is_named(spoil: Any, message: str) -> None:
-    given = arguments(models.PREDICTED)
-    build(given)
-    spoil(given)
-    with pytest.raises((ValueError, TypeError)) as caught:
-        build(given)
-    assert message in str(caught.value)
+    assert_refused(arguments(models.PREDICTED), spoil, message)
 
 
 def test_a_memory_of_another_length_is_refused() -> None:
