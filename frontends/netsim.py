@@ -97,8 +97,8 @@ _PERCENT = click.FloatRange(0, 99)
     metavar="%,...", help="Packets lost, in %: a row of the table each.",
 )  # fmt: skip
 @click.option(
-    "--redundancy", "redundancies", type=_List("FRAMESxCODEBOOKS", r"0|\d+x\d+"), default="0,2x2", show_default=True,
-    metavar="FRAMESxCODEBOOKS,...", help="Coarse codes of the frames before it in each packet: a row each.",
+    "--redundancy", "redundancies", type=_List("FRAMES[xCODEBOOKS]", r"\d+(x\d+)?"), default="0,2", show_default=True,
+    metavar="FRAMES[xCODEBOOKS],...", help="Frames repeated in each packet, as many codebooks as matter most: a row each.",
 )  # fmt: skip
 @click.option("--burst", type=click.FloatRange(1, 1000), default=1.0, show_default=True,
               help="Packets lost in a row, mean (Gilbert-Elliott); 1 for independent losses.")  # fmt: skip
@@ -166,7 +166,8 @@ def netsim(
     table = _Table(material, runs=runs, seed=seed)
     with progress(len(cells) * runs, "simulating", quiet=quiet, unit=" runs") as bar:
         for cell_network, frames, coarse in cells:
-            cell = replace(setup, redundancy_frames=frames, redundancy_codebooks=coarse)
+            codebooks_again = min(codec.coarse_codebooks, len(material.codes)) if coarse is None else coarse
+            cell = replace(setup, redundancy_frames=frames, redundancy_codebooks=codebooks_again)
             row = table.row(cell_network, cell, bar.update)
             if as_json:
                 click.echo(json.dumps(asdict(row)), err=output == "-")
@@ -178,14 +179,14 @@ def netsim(
 
 def _cells(
     network: Network, losses: tuple[str, ...], redundancies: tuple[str, ...]
-) -> Iterator[tuple[Network, int, int]]:
-    """Network, redundant frames and codebooks of each row."""
+) -> Iterator[tuple[Network, int, int | None]]:
+    """Network, redundant frames and codebooks of each row; None for as many as the model asks for."""
     for loss in losses:
         for redundancy in redundancies:
-            frames, _, coarse = redundancy.partition("x")
-            if int(frames) > 64 or int(coarse or 1) > 64:
+            frames, _, codebooks = redundancy.partition("x")
+            if int(frames) > 64 or int(codebooks or 1) > 64:
                 raise UsageError(f"got redundancy {redundancy}, need at most 64x64")
-            yield replace(network, loss=float(loss) / 100), int(frames), int(coarse or 1)
+            yield replace(network, loss=float(loss) / 100), int(frames), int(codebooks) if codebooks else None
 
 
 class _Table:

@@ -49,7 +49,7 @@ def send_options(command: F) -> F:
             ),
             click.option(
                 "--redundancy", type=click.IntRange(0, 64), default=0, show_default=True,
-                help="Frames repeated coarsely in each packet; more are where packets are lost.",
+                help="Frames repeated in each packet by the codebooks that matter most; more are where packets are lost.",
             ),
             click.option("--adapt/--no-adapt", default=True, help="Fewer codebooks where the link is slow.  [default: on]"),
         )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from streamdac.protocols.bitpack import payload_bytes
-from streamdac.protocols.messages import Layout, Offer
+from streamdac.protocols.messages import MAX_PAYLOAD, Accept, Layout, Offer
 
 BURST_SECONDS = 10.0  # of real time at once: what piles up while a link stands still
 SPEED = 1.5  # times real time in the long run
 CONTROLS = 50.0  # messages a second beside the packets
 HANDSHAKE_MESSAGES = 8  # before anything is agreed
 OVERHEAD = 64  # bytes of a message beside its payload
-REDUNDANCY = 2  # times the payload, with the redundancy
 HANDSHAKE_BYTES = 4096
 
 
@@ -39,12 +38,22 @@ class RateLimit:
         self._messages = Bucket(HANDSHAKE_MESSAGES, HANDSHAKE_MESSAGES, now)
         self._bytes = Bucket(HANDSHAKE_BYTES, HANDSHAKE_BYTES, now)
 
-    def agree(self, offer: Offer, layout: Layout, now: float) -> None:
-        """From now on as much as one stream of this kind needs, in packets of one frame."""
+    def agree(self, offer: Offer, accept: Accept, now: float) -> None:
+        """From now on as much as one stream of this kind needs, in packets of one frame.
+
+        Each may carry the redundancy agreed, and where that is less, as much of it as codes.
+        """
         frames = offer.sample_rate / offer.hop_length
-        payload = payload_bytes(codebooks=layout.codebooks, channels=layout.channels, frames=1, bits=layout.bits)
+        layout = Layout(accept.codebooks, offer.codebook_size, accept.channels)
+        payload, redundancy = (
+            payload_bytes(codebooks=codebooks, channels=layout.channels, frames=count, bits=layout.bits)
+            for codebooks, count in (
+                (layout.codebooks, 1),
+                (min(accept.redundancy_codebooks, layout.codebooks), accept.redundancy_frames),
+            )
+        )
         messages = SPEED * frames + CONTROLS
-        size = messages * (OVERHEAD + REDUNDANCY * payload)
+        size = messages * (OVERHEAD + payload + max(payload, min(redundancy, MAX_PAYLOAD)))
         self._messages = Bucket(messages, messages * BURST_SECONDS, now)
         self._bytes = Bucket(size, size * BURST_SECONDS, now)
 

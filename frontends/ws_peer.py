@@ -72,6 +72,7 @@ class Peer:
         self.notice: Callable[[str], None] = lambda text: None  # told of losses and returns
         self._rate: RateControl | None = None
         self._asked: Adapt | None = None
+        self._redundancy = 0, 0  # frames and codebooks that were agreed
         self._running: asyncio.Future[Ending] | None = None
         self._answer: asyncio.Future[Accept] | None = None
         self._reported = self._looked = 0.0
@@ -173,6 +174,7 @@ class Peer:
             )
             self._frames_before = self.counts.frames + self.counts.lost_frames + self.counts.muted_frames
         self._asked = None
+        self._redundancy = accept.redundancy_frames, accept.redundancy_codebooks
         self._rate = RateControl(
             max_codebooks=layout.codebooks,
             frames_per_packet=accept.frames_per_packet,
@@ -266,12 +268,14 @@ class Peer:
         """Send as the rate control and the other side want it, the more careful of the two."""
         if self.sender is None or self._rate is None:
             return
-        rate, asked, wishes = self._rate.rate, self._asked, self.wishes
+        rate, asked = self._rate.rate, self._asked
+        wanted = [self._redundancy, (rate.redundancy_frames, rate.redundancy_codebooks)]
+        if asked:
+            wanted.append((asked.redundancy_frames, asked.redundancy_codebooks))
+        frames, coarse = max(wanted)  # most frames first
         self.sender.adjust(
             codebooks=min(rate.codebooks, asked.codebooks if asked else rate.codebooks),
             frames_per_packet=max(rate.frames_per_packet, asked.frames_per_packet if asked else 1),
-            redundancy_frames=max(
-                rate.redundancy_frames, wishes.redundancy_frames, asked.redundancy_frames if asked else 0
-            ),
-            redundancy_codebooks=max(rate.redundancy_codebooks, asked.redundancy_codebooks if asked else 0),
+            redundancy_frames=frames,
+            redundancy_codebooks=coarse,
         )

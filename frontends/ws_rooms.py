@@ -12,7 +12,6 @@ from streamdac.protocols.messages import (
     Adapt,
     End,
     Hello,
-    Layout,
     Left,
     Message,
     Mute,
@@ -189,4 +188,4 @@ class Member:
         )
         self._arrivals = Arrivals(offer.hop_length / offer.sample_rate)
         if self._limit is not None:
-            self._limit.agree(offer, Layout(reply.codebooks, offer.codebook_size, reply.channels), now)
+            self._limit.agree(offer, reply, now)

@@ -39,6 +39,7 @@ class Rate:
     frames_per_packet: int
     redundancy_frames: int
     redundancy_codebooks: int
+    """Fewer than asked for where many frames are to be repeated."""
 
 
 class RateControl:
@@ -114,7 +115,8 @@ class RateControl:
                 self._lower(now)
         elif calm:
             self._raise(now, quiet=now - max(self._trouble, self._raised))
-        self.rate = replace(self.rate, redundancy_frames=self._redundancy())
+        frames, codebooks = self._redundancy()
+        self.rate = replace(self.rate, redundancy_frames=frames, redundancy_codebooks=codebooks)
         return self.rate
 
     def _lower(self, now: float) -> None:
@@ -146,11 +148,17 @@ class RateControl:
         if quiet >= (self._wait if risky else RAISE_SECONDS):
             self.rate, self._raised = better, now
 
-    def _redundancy(self) -> int:
-        """Frames of redundancy: none without loss, else what makes up for the bursts of late."""
+    def _redundancy(self) -> tuple[int, int]:
+        """Frames and codebooks of redundancy: none without loss, else frames enough for the bursts of late.
+
+        They take no more room than the packet's own codes, where one codebook will do for that.
+        """
+        coarse = self.best.redundancy_codebooks
         if self._loss < ANY_LOSS:
-            return 0
-        return min(MAX_REDUNDANCY, max(1, round(self._burst)) * self.rate.frames_per_packet)
+            return 0, coarse
+        rate = self.rate
+        frames = min(MAX_REDUNDANCY, max(1, round(self._burst)) * rate.frames_per_packet)
+        return frames, min(coarse, max(1, rate.codebooks * rate.frames_per_packet // frames))
 
 
 def _reaches(rate: Rate, other: Rate) -> bool:

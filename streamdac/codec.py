@@ -98,6 +98,11 @@ class Codec:
         return self.config.predictor_dim > 0
 
     @property
+    def coarse_codebooks(self) -> int:
+        """Codebooks of a frame that are worth sending twice: those that the next frames are predicted from, else one."""
+        return min(self.config.predictor_codebooks, self.n_codebooks) if self.foretells else 1
+
+    @property
     def fingerprint(self) -> bytes:
         """32 bytes that say what the codes mean."""
         return self.plan.fingerprint

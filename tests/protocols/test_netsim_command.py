@@ -94,6 +94,16 @@ def test_all_codebooks_as_redundancy_bring_everything_back(rows) -> None:
     assert row["exact"]
 
 
+def test_the_model_says_how_many_codebooks_are_worth_repeating(rows, tmp_path) -> None:
+    path = tmp_path / "predicted.safetensors"
+    network = geometries.network("causal-predicted")
+    save_weights(path, Weights(network.config, network.state_dict(), {"name": "predicted"}))
+    options = "--loss", 5, "--redundancy", "0,3,3x1", "--seconds", 1
+    assert [row["redundancy"] for row in rows(*options)] == ["0", "3x1", "3x1"]
+    assert [row["redundancy"] for row in rows(*options, "--model", path)] == ["0", "3x2", "3x1"]
+    assert [row["redundancy"] for row in rows(*options, "--model", path, "-n", 1)] == ["0", "3x1", "3x1"]
+
+
 def test_the_seed_decides_everything_and_runs_go_on_from_it(rows) -> None:
     options = "--loss", 10, "--redundancy", 0, "--seconds", 2, "--jitter", 10
     first, second = rows(*options, "--seed", 3), rows(*options, "--seed", 4)
@@ -182,7 +192,7 @@ def test_channels_are_sent_together(rows, tmp_path) -> None:
     [
         (["--loss", "1,x"], 2, "'x' in '1,x' is no share in %"),
         (["--loss", "100"], 2, "got loss, reorder, duplicate of"),
-        (["--redundancy", "2"], 2, "'2' in '2' is no FRAMESxCODEBOOKS"),
+        (["--redundancy", "2x"], 2, "'2x' in '2x' is no FRAMES[xCODEBOOKS]"),
         (["--redundancy", "65x1"], 2, "got redundancy 65x1, need at most 64x64"),
         (["-o", "x.wav"], 2, "--output takes one row, got 6 losses, 2 redundancies, 1 runs"),
         (["--burst", "nan"], 2, "got bursts of nan"),

@@ -38,6 +38,14 @@ def test_loss_is_met_with_redundancy_for_its_bursts_and_that_goes_again() -> Non
     assert run(made, 60, start=10) == Rate(16, 1, 0, 2)
 
 
+def test_redundancy_takes_no_more_room_than_the_codes_themselves() -> None:
+    made = control(redundancy_codebooks=4)
+    assert run(made, 10, lost=2, burst=1) == Rate(16, 1, 1, 4)
+    assert run(made, 5, start=10, lost=4, burst=8) == Rate(16, 1, 8, 2)
+    assert run(made, 5, start=15, lost=4, burst=60) == Rate(16, 1, 16, 1)
+    assert run(made, 90, start=20) == Rate(16, 1, 0, 4)
+
+
 def test_redundancy_covers_whole_packets_up_to_a_limit() -> None:
     assert run(control(frames_per_packet=4), 10, lost=2, burst=2).redundancy_frames == 8
     assert run(control(), 10, lost=3, burst=60).redundancy_frames == rate.MAX_REDUNDANCY

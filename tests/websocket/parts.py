@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,14 @@ def small_network() -> DAC:
 @cache
 def small_codec() -> Codec:
     return Codec(small_network(), engine="torch", name="small")
+
+
+@cache
+def predicting_codec() -> Codec:
+    """The small one, with a predictor of what two codebooks say."""
+    made = DAC(replace(small_network().config, predictor_dim=8, predictor_codebooks=2))
+    randomize(made, 0)
+    return Codec(made.eval(), engine="torch", name="predicting")
 
 
 @cache

@@ -21,7 +21,7 @@ from streamdac.protocols.messages import End, Mute, Offer, Packet, Role
 from streamdac.protocols.netsim import Network
 from streamdac.protocols.packets import packet_codes
 
-from .parts import PATIENCE, LossyWire, hello, raw, running, small_codec, speech, until, url
+from .parts import PATIENCE, LossyWire, hello, predicting_codec, raw, running, small_codec, speech, until, url
 
 HOP = 320
 
@@ -51,7 +51,7 @@ async def gather(peer, samples: int | None = None) -> np.ndarray:
 @contextlib.asynccontextmanager
 async def open_peer(relay_url: str, **options: Any) -> AsyncIterator[Any]:
     """A peer with the small model that does not adapt, unless told otherwise."""
-    async with streamdac.connect(relay_url, model=small_codec(), **{"adapt": False, **options}) as peer:
+    async with streamdac.connect(relay_url, **{"model": small_codec(), "adapt": False, **options}) as peer:
         yield peer
 
 
@@ -150,6 +150,40 @@ async def test_over_a_bad_wire_the_audio_stays_finite_and_in_time(network, redun
         assert stats.concealed + stats.recovered > 0
     if redundancy:
         assert stats.recovered > 0
+
+
+async def test_frames_lost_are_foretold_by_a_model_that_can() -> None:
+    audio, codec = speech(4.0), predicting_codec()
+    network = Network(delay=0.02, loss=0.1, burst=3, ordered=True)
+    async with (
+        running(adapt=False) as relay,
+        LossyWire(relay, network) as wire,
+        open_peer(f"ws://127.0.0.1:{wire.port}/", model=codec, role="receive") as listener,
+    ):
+        hearing = asyncio.create_task(gather(listener, 6 * 24_000))
+        async with open_peer(url(relay), model=codec, role="send", redundancy_frames=1) as speaker:
+            await speaker.send(audio)
+        heard = await hearing
+        stats = listener.stats()
+    assert np.isfinite(heard).all()
+    assert stats.played > 50
+    assert stats.concealed > 0
+    assert stats.recovered > 0
+
+
+@pytest.mark.parametrize(
+    ("codec", "codebooks", "repeated"), [(small_codec, 4, 1), (predicting_codec, 4, 2), (predicting_codec, 1, 1)]
+)
+async def test_packets_repeat_the_codebooks_that_the_next_frames_depend_on(codec, codebooks, repeated) -> None:
+    offer = Offer(codec().fingerprint, 24_000, 320, 4, 64)
+    async with (
+        running(adapt=False) as relay,
+        raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener,
+        open_peer(url(relay), model=codec(), role="send", codebooks=codebooks, redundancy_frames=3) as speaker,
+    ):
+        await speaker.send(speech(0.2))
+        await until(lambda: len(listener.heard(Packet)) > 5)
+        assert [*listener.heard(Packet)[5].redundancy[:2]] == [3, repeated]
 
 
 async def test_a_pause_is_silence_and_not_loss() -> None:
