@@ -160,8 +160,8 @@ def netsim(
     material = heard.prepare(codec, source, n_codebooks=codebooks, seconds=seconds)
     setup = Setup(
         frame_seconds=material.frame_seconds, frames_per_packet=frames_per_packet, adaptive=adaptive,
-        correct_drift=correct_drift, silence=material.silence, foretells=codec.foretells, min_delay=min(0.02, max_delay / 1000),
-        max_delay=max_delay / 1000,
+        min_codebooks=codec.coarse_codebooks, correct_drift=correct_drift, silence=material.silence,
+        foretells=codec.foretells, min_delay=min(0.02, max_delay / 1000), max_delay=max_delay / 1000,
     )  # fmt: skip
     table = _Table(material, runs=runs, seed=seed)
     with progress(len(cells) * runs, "simulating", quiet=quiet, unit=" runs") as bar:

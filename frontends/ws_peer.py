@@ -175,10 +175,12 @@ class Peer:
             self._frames_before = self.counts.frames + self.counts.lost_frames + self.counts.muted_frames
         self._asked = None
         self._redundancy = accept.redundancy_frames, accept.redundancy_codebooks
+        coarse = max(1, accept.redundancy_codebooks)
         self._rate = RateControl(
             max_codebooks=layout.codebooks,
+            min_codebooks=min(coarse, layout.codebooks),
             frames_per_packet=accept.frames_per_packet,
-            redundancy_codebooks=max(1, accept.redundancy_codebooks),
+            redundancy_codebooks=coarse,
             bits_per_codebook=layout.bits * layout.channels,
         )
         self.counts.sessions += 1

@@ -184,7 +184,10 @@ class Member:
         bits = (offer.codebook_size - 1).bit_length() * reply.channels
         # A relay cannot put more frames into a packet, so the rate control shall begin with codebooks.
         self.rate = RateControl(
-            max_codebooks=reply.codebooks, frames_per_packet=MAX_FRAMES_PER_PACKET, bits_per_codebook=bits
+            max_codebooks=reply.codebooks,
+            min_codebooks=min(reply.codebooks, max(1, reply.redundancy_codebooks)),
+            frames_per_packet=MAX_FRAMES_PER_PACKET,
+            bits_per_codebook=bits,
         )
         self._arrivals = Arrivals(offer.hop_length / offer.sample_rate)
         if self._limit is not None:

@@ -26,6 +26,7 @@ class Setup:
     frames_per_packet: int = 1
     redundancy_frames: int = 0
     redundancy_codebooks: int = 1
+    min_codebooks: int = 1  # however slow the network is
     adaptive: bool = False  # rate control by the receiver's reports
     correct_drift: bool = True
     silence: CodeArray | None = None  # codes [K, C] of silence
@@ -71,6 +72,7 @@ class _Run:
         )
         self.rate = RateControl(
             max_codebooks=len(codes),
+            min_codebooks=min(setup.min_codebooks, len(codes)),
             frames_per_packet=setup.frames_per_packet,
             redundancy_codebooks=setup.redundancy_codebooks,
         )

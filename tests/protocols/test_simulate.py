@@ -110,6 +110,12 @@ def test_rate_control_fits_the_stream_into_a_narrow_link_and_recovers() -> None:
     assert wide.codebooks[-1] == 8
 
 
+def test_rate_control_leaves_the_codebooks_that_later_frames_depend_on() -> None:
+    slow = Network(bandwidth=4_000, queue=1.0)
+    assert min(run(slow, adaptive=True).codebooks) < 5
+    assert min(run(slow, adaptive=True, min_codebooks=5).codebooks) == 5
+
+
 def test_rate_control_brings_redundancy_when_there_is_loss() -> None:
     network = Network(loss=0.04)
     assert concealed(run(network, adaptive=True)) < concealed(run(network)) / 3

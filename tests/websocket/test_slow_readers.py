@@ -44,13 +44,14 @@ async def test_a_reader_that_stops_loses_old_packets_and_its_neighbour_none(monk
         reading.cancel()
 
 
-async def test_a_slow_link_gets_fewer_codebooks_and_the_others_all(monkeypatch) -> None:
+@pytest.mark.parametrize("coarse", [1, 4])
+async def test_a_slow_link_gets_fewer_codebooks_and_the_others_all(monkeypatch, coarse) -> None:
     monkeypatch.setattr(ws_channel, "PROBE_SECONDS", 0.2)
     async with (
         running() as relay,
         raw(relay, greet=hello(Role.SEND), read=True) as speaker,
         raw(relay, greet=hello(Role.RECEIVE), read=True) as neighbour,
-        raw(relay, greet=hello(Role.RECEIVE)) as slow,
+        raw(relay, greet=dataclasses.replace(hello(Role.RECEIVE), redundancy_codebooks=coarse)) as slow,
     ):
         members = list(relay.rooms["lobby"].members.values())
         (member,) = [one for one in members if one.channel.socket.remote_address == slow.socket.local_address]
@@ -66,6 +67,7 @@ async def test_a_slow_link_gets_fewer_codebooks_and_the_others_all(monkeypatch) 
         assert member.codebooks < 8
         assert other.codebooks == 8
         await until(lambda: member.codebooks < 5)
+        assert member.codebooks == max(3, coarse)  # 8, 5, 3, but for those that later frames depend on
         reading = asyncio.create_task(slow.keep_hearing())
         await until(lambda: member.codebooks > 5)
         reading.cancel()
