@@ -201,7 +201,7 @@ def _official(sample_rate: int, rates: tuple[int, ...], n_codebooks: int, latent
 DEFAULT = "causal-24khz"
 
 PRESETS: dict[str, ModelConfig] = {
-    DEFAULT: ModelConfig(predictor_dim=256, long_term=True),
+    DEFAULT: ModelConfig(decoder_widths=(512, 320, 160, 64, 24), predictor_dim=256, long_term=True),
     "dac-44khz": _official(44_100, (2, 4, 8, 8), 9),
     "dac-44khz-16kbps": _official(44_100, (2, 4, 8, 8), 18, latent_dim=128),
     "dac-24khz": _official(24_000, (2, 4, 5, 8), 32),

@@ -213,6 +213,9 @@ def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Rec
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"no preset {preset!r} in {where}; there are {', '.join(PRESETS)}")
     base = (ModelConfig() if preset is None else PRESETS[preset]).to_dict()
+    for part in ("encoder", "decoder"):
+        if model_values.keys() & {f"{part}_dim", f"{part}_rates"}:
+            base.pop(f"{part}_widths", None)  # else the preset's widths would be the ones that count
     try:
         model = config_from_mapping({**base, **model_values})
     except BadDataError as error:

@@ -86,6 +86,13 @@ def test_every_official_config_has_a_causal_twin_and_nothing_else_differs() -> N
         assert official == causal
 
 
+def test_a_width_for_all_stages_takes_the_place_of_those_of_the_preset() -> None:
+    given = ["model.decoder_dim=64", "model.encoder_dim=8"]
+    assert load_recipe("causal-24khz", given).model.decoder_channels == (64, 32, 16, 8, 4)
+    widths = "model.decoder_widths=[5,4,3,2,1]"
+    assert load_recipe("causal-24khz", [*given, widths]).model.decoder_channels == (5, 4, 3, 2, 1)
+
+
 @pytest.mark.parametrize(
     ("name", "rate", "hop", "codebooks", "latent"),
     [
