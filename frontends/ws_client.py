@@ -68,7 +68,6 @@ class Wishes:
     codebooks: int | None = None  # all of the model's
     frames_per_packet: int = 1
     redundancy_frames: int = 0  # always sent; more where packets are lost
-    redundancy_codebooks: int | None = None  # those of the model that matter most
     adapt: bool = True
     retry_seconds: float = 60.0  # that a lost connection is tried again; 0 for not at all
 
@@ -82,7 +81,7 @@ class Wishes:
             self.codebooks or codec.n_codebooks,
             self.frames_per_packet,
             self.redundancy_frames,
-            codec.coarse_codebooks if self.redundancy_codebooks is None else self.redundancy_codebooks,
+            codec.coarse_codebooks,
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from streamdac.protocols.bitpack import payload_bytes
 from streamdac.protocols.messages import MAX_PAYLOAD, Accept, Layout, Offer
 
@@ -45,13 +47,10 @@ class RateLimit:
         """
         frames = offer.sample_rate / offer.hop_length
         layout = Layout(accept.codebooks, offer.codebook_size, accept.channels)
-        payload, redundancy = (
-            payload_bytes(codebooks=codebooks, channels=layout.channels, frames=count, bits=layout.bits)
-            for codebooks, count in (
-                (layout.codebooks, 1),
-                (min(accept.redundancy_codebooks, layout.codebooks), accept.redundancy_frames),
-            )
-        )
+        packed = partial(payload_bytes, channels=layout.channels, bits=layout.bits)
+        payload = packed(codebooks=layout.codebooks, frames=1)
+        coarse = min(accept.redundancy_codebooks, layout.codebooks)
+        redundancy = packed(codebooks=coarse, frames=accept.redundancy_frames)
         messages = SPEED * frames + CONTROLS
         size = messages * (OVERHEAD + payload + max(payload, min(redundancy, MAX_PAYLOAD)))
         self._messages = Bucket(messages, messages * BURST_SECONDS, now)
