@@ -141,14 +141,16 @@ def part_flops(plan: Plan, op: str) -> int:
 
 
 def weight_bytes(plan: Plan, op: str) -> int:
-    """What one hop reads of the weights as float32, the quantiser's included."""
+    """What one hop reads of the weights, the quantiser's included: 2 bytes each where half precision holds a layer's, else 4."""
     q = plan.quantizer
     search = [q.in_weight, q.directions, *q.cross]
     if (p := q.prediction) is not None:  # to go on from what the first codes say
         search += [q.out_weight[: p.codebooks * q.rows.shape[2]]]
     predict = [] if p is None else [p.first_weight, p.second_weight, p.last_weight]
-    tensors = [layer.weight for layer in _part(plan, op).ops if isinstance(layer, ConvOp | TransposeOp)]
-    return 4 * sum(tensor.numel() for tensor in (*tensors, *predict, *(search if op == "encode" else [q.out_weight])))
+    tensors = [*predict, *(search if op == "encode" else [q.out_weight])]
+    layers = [layer for layer in _part(plan, op).ops if isinstance(layer, ConvOp | TransposeOp)]
+    convolutions = sum((4 if layer.halves is None else 2) * layer.weight.numel() for layer in layers)
+    return convolutions + 4 * sum(tensor.numel() for tensor in tensors)
 
 
 def _part(plan: Plan, op: str) -> Part:

@@ -154,12 +154,19 @@ def _floats(tensor: Tensor) -> Any:
     return _array(tensor, np.float32)
 
 
+def _weight(op: ConvOp | TransposeOp) -> tuple[Any, Any]:
+    """float32 and None, or float16 and its factors."""
+    if op.halves is None:
+        return _floats(op.weight), None
+    return _array(op.halves.numbers, np.float16), _floats(op.halves.factors)
+
+
 def _operation(op: Op) -> tuple[Any, ...]:
     match op:
-        case ConvOp(g, weight, bias):
-            return "conv", g.kernel, g.dilation, g.stride, g.left, g.right, _floats(weight), _floats(bias)
-        case TransposeOp(g, weight, bias):
-            return "transpose", g.stride, g.trim_left, g.trim_right, _floats(weight), _floats(bias)
+        case ConvOp(g, bias=bias):
+            return "conv", g.kernel, g.dilation, g.stride, g.left, g.right, *_weight(op), _floats(bias)
+        case TransposeOp(g, bias=bias):
+            return "transpose", g.stride, g.trim_left, g.trim_right, *_weight(op), _floats(bias)
         case SnakeOp(alpha, inverse):
             return "snake", _floats(alpha), _floats(inverse)
         case SplitOp(channels, crop):

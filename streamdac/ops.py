@@ -15,12 +15,24 @@ from .nn.long_term import LongTermGeometry
 
 
 @dataclass(frozen=True, eq=False)
+class Halves:
+    """A weight that is half-precision numbers times one factor for each output: all of it, in half the memory."""
+
+    numbers: Tensor
+    """float16, shaped as the weight."""
+    factors: Tensor
+    """float32 `[C_out]`."""
+
+
+@dataclass(frozen=True, eq=False)
 class ConvOp:
     """A convolution: weight `[K, C_in, C_out]` (tap, in, out), bias `[C_out]`."""
 
     geometry: ConvGeometry
     weight: Tensor
     bias: Tensor
+    halves: Halves | None = None
+    """The weight once more, where it is such."""
 
     def ready(self, samples: int) -> int:
         """Outputs complete after `samples` inputs, without the right padding."""
@@ -42,6 +54,7 @@ class TransposeOp:
     geometry: TransposeGeometry
     weight: Tensor
     bias: Tensor
+    halves: Halves | None = None
 
     def ready(self, samples: int) -> int:
         """Outputs complete after `samples` inputs: each gives one block of `stride`."""

@@ -22,12 +22,15 @@ from .nn.layers import (
     ResidualUnit,
     Snake,
     fold_weight_norm,
+    weight_norm_factors,
 )
 from .nn.long_term import TAP_SCALE, LongTermFilter
 from .nn.network import DAC
 from .nn.prediction import FRAMES, Predictor
 from .nn.quantizer import ResidualQuantizer, VectorQuantizer
-from .ops import ConvOp, JoinOp, LongTermOp, MemoryOp, Op, Part, SnakeOp, SplitOp, TanhOp, TransposeOp
+from .ops import ConvOp, Halves, JoinOp, LongTermOp, MemoryOp, Op, Part, SnakeOp, SplitOp, TanhOp, TransposeOp
+
+_UNITY = 2.0**-20  # as far from 1 as the rounding of a norm may bring a factor
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,18 +182,38 @@ def _folded(tensor: Tensor) -> Tensor:
 
 
 def _conv_op(layer: Conv, padded: bool) -> ConvOp:
-    weight = fold_weight_norm(_folded(layer.weight_v), _folded(layer.weight_g))
+    v, g = _folded(layer.weight_v), _folded(layer.weight_g)
     geometry = layer.geometry if padded else layer.geometry.unpadded()
-    return ConvOp(geometry, weight.permute(2, 1, 0).contiguous(), _folded(layer.bias).clone())
+    numbers = _as_halves(v)
+    halves = None if numbers is None else Halves(_taps_first(numbers), weight_norm_factors(v, g).flatten())
+    return ConvOp(geometry, _taps_first(fold_weight_norm(v, g)), _folded(layer.bias).clone(), halves)
 
 
 def _transpose_op(layer: ConvTranspose, padded: bool) -> TransposeOp:
-    weight = fold_weight_norm(_folded(layer.weight_v), _folded(layer.weight_g))  # [C_in, C_out, 2 * stride]
+    v, g = _folded(layer.weight_v), _folded(layer.weight_g)  # [C_in, C_out, 2 * stride]
     geometry = layer.geometry if padded else layer.geometry.unpadded()
+    bias = _folded(layer.bias).repeat(geometry.stride)
+    # These factors are of inputs: only where there are none in effect, halves will do.
+    numbers = _as_halves(v) if float((weight_norm_factors(v, g) - 1).abs().max()) <= _UNITY else None
+    halves = None if numbers is None else Halves(_window(numbers, geometry.stride), torch.ones_like(bias))
+    return TransposeOp(geometry, _window(fold_weight_norm(v, g), geometry.stride), bias, halves)
+
+
+def _as_halves(weight: Tensor) -> Tensor | None:
+    """`weight` in half precision; None where that would change it."""
+    halves = weight.half()
+    return halves if torch.equal(halves.float(), weight) else None
+
+
+def _taps_first(weight: Tensor) -> Tensor:
+    return weight.permute(2, 1, 0).contiguous()
+
+
+def _window(weight: Tensor, stride: int) -> Tensor:
+    """`[C_in, C_out, 2 * stride]` -> `[2, C_in, stride * C_out]`."""
     c_in, c_out, _ = weight.shape
-    current, before = weight.permute(0, 2, 1).split(geometry.stride, dim=1)  # [C_in, stride, C_out] each
-    window = torch.stack([before, current]).reshape(2, c_in, geometry.stride * c_out)
-    return TransposeOp(geometry, window.contiguous(), _folded(layer.bias).repeat(geometry.stride))
+    current, before = weight.permute(0, 2, 1).split(stride, dim=1)  # [C_in, stride, C_out] each
+    return torch.stack([before, current]).reshape(2, c_in, stride * c_out).contiguous()
 
 
 def _long_term_op(layer: LongTermFilter) -> LongTermOp:

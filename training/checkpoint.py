@@ -16,6 +16,7 @@ from streamdac.config import ModelConfig
 from streamdac.errors import BadDataError, NoInputError, OutputError, UsageError
 from streamdac.files import written_whole
 from streamdac.nn import DAC
+from streamdac.nn.layers import fold_weight_norm
 from streamdac.weights import load_weights
 
 from .widen import WIDTHS, holds, widened
@@ -65,7 +66,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def export_weights(checkpoint: dict[str, Any], path: Path, *, average: bool = True, name: str | None = None) -> None:
-    """Write a checkpoint's weights as fp16 safetensors, with what inference needs in the metadata.
+    """Write a checkpoint's weights as fp16 safetensors (norms as fp32), with what inference needs in the metadata.
 
     Args:
         checkpoint: what `load_checkpoint` gave.
@@ -91,11 +92,23 @@ def export_weights(checkpoint: dict[str, Any], path: Path, *, average: bool = Tr
         key: value.cpu().contiguous() if key.startswith(exact) else half_precision(value)
         for key, value in sorted(weights.items())
     }
+    for stem in (key.removesuffix("_v") for key in halves if key.endswith("weight_v") and not key.startswith(exact)):
+        halves[f"{stem}_v"], halves[f"{stem}_g"] = _whole(weights[f"{stem}_v"], weights[f"{stem}_g"])
     try:
         with written_whole(path, force=True) as temporary:
             save_file(halves, temporary, metadata)
     except SafetensorError as error:
         raise OutputError(f"{path}: cannot write the weights: {error}") from error
+
+
+def _whole(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight in half precision as its own direction, and its norms as they are: `fold_weight_norm` then changes nothing."""
+    v, g = v.cpu(), g.cpu()
+    weight = half_precision(fold_weight_norm(v, g))
+    norms = torch.linalg.vector_norm(weight.double(), dim=(1, 2), keepdim=True)
+    empty = norms == 0  # a direction needs a length
+    direction = half_precision(v / torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True))
+    return torch.where(empty, direction, weight).contiguous(), torch.where(empty, g, norms).float().contiguous()
 
 
 def half_precision(value: Tensor) -> Tensor:

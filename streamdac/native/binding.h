@@ -8,7 +8,7 @@
 
 namespace streamdac {
 
-// A C-contiguous buffer of 4-byte floats or 8-byte integers, released at the end of its scope.
+// A C-contiguous buffer of 4-byte floats (f), half-precision numbers (e) or 8-byte integers (i), released at the end of its scope.
 class Buffer {
 public:
     Buffer() = default;
@@ -25,6 +25,7 @@ public:
     // False with a Python error set: the sizes differ from these.
     bool sized(const char* name, int64_t a, int64_t b = -1, int64_t c = -1) const;
     const float* floats() const { return static_cast<const float*>(view_.buf); }
+    const uint16_t* halves() const { return static_cast<const uint16_t*>(view_.buf); }
     float* out_floats() const { return static_cast<float*>(view_.buf); }
     const int64_t* integers() const { return static_cast<const int64_t*>(view_.buf); }
     int64_t* out_integers() const { return static_cast<int64_t*>(view_.buf); }

@@ -1,4 +1,4 @@
-// What happens to finished sums before they are stored: residual add, Snake, tanh. Included by kernels_body.h, once for each
+// What happens to finished sums before they are stored: factor, residual add, Snake, tanh. Included by kernels_body.h, once for each
 // instruction set.
 
 // ---------------------------------------------------------------- activations
@@ -88,6 +88,7 @@ INLINE void finish_row(const Output& o, const float* sums, int vectors, int64_t 
     float* out = o.out + stream * o.out_stream;
     for (int j = 0; j < vectors; ++j, column += WIDTH, place += WIDTH, sums += WIDTH) {
         V v = load(sums);
+        if (o.factor) v = fma(v, load(o.factor + column), load(o.shift + column));
         if (whole) {
             if (skip) v += load(skip + place);
             if (raw) store(raw + place, v);
@@ -118,6 +119,10 @@ static void finish_whole(const Output& o, const float* sums, int64_t stream, int
         V v[NV];
 #pragma GCC unroll 4
         for (int j = 0; j < NV; ++j) v[j] = load(sums + j * WIDTH);
+        if (o.factor) {
+#pragma GCC unroll 4
+            for (int j = 0; j < NV; ++j) v[j] = fma(v[j], load(o.factor + column + j * WIDTH), load(o.shift + column + j * WIDTH));
+        }
         if (skip) {
 #pragma GCC unroll 4
             for (int j = 0; j < NV; ++j) v[j] += load(skip + i * o.columns + j * WIDTH);

@@ -25,7 +25,9 @@ struct Output {
     int64_t rows;     // time steps per stream
     int64_t columns;  // a multiple of GROUP
     int64_t low, high;
-    const float* skip;  // added first, or null
+    const float* factor;  // of each column, that sums are multiplied by before `shift` is added; or both null
+    const float* shift;
+    const float* skip;  // added next, or null
     int64_t skip_stream;
     float* raw;  // a copy before the activation, or null
     int64_t raw_stream;
@@ -40,24 +42,32 @@ struct Output {
 // `bias`, or from `sums` where bias is null; leaves `[rows][vectors * width]` in `sums`. One fixed order per sum.
 // With every fourth input `ahead.lines` lines from `ahead.from` on are called into the cache: weights that come next.
 struct Ahead {
-    const float* from;
+    const char* from;
     int64_t lines;
 };
 using TileFunction = void (*)(const float* x, int64_t x_row, const Segment* segments, int64_t n_segments,
-                              const float* weights, const float* bias, float* sums, Ahead ahead);
+                              const void* weights, const float* bias, float* sums, Ahead ahead);
 
-// The same for so few rows that several panels, `panel` floats apart, fit one tile: `[panels][rows][vectors * width]`.
-// Weights are called into the cache `ahead` floats before their use.
+// The same for so few rows that several panels, `panel` weights apart, fit one tile: `[panels][rows][vectors * width]`.
+// Weights are called into the cache `ahead` bytes before their use.
 using BesideFunction = void (*)(const float* x, int64_t x_row, const Segment* segments, int64_t n_segments,
-                                const float* weights, int64_t panel, const float* bias, float* sums, int64_t ahead);
+                                const void* weights, int64_t panel, const float* bias, float* sums, int64_t ahead);
+
+// Both, for one kind of weights.
+struct Tiles {
+    TileFunction tile[MAX_VECTORS + 1][MAX_ROWS + 1];
+    BesideFunction beside[MAX_VECTORS + 1][MAX_ROWS + 1];
+};
+
+enum Kind { FLOATS = 0, HALVES = 1 };  // of weights: 4 bytes each, or 2
 
 struct Kernels {
     const char* name;
     int width;                       // floats in a vector
     int rows_for[MAX_VECTORS + 1];   // tallest tile for each number of vectors; 0: there is none
-    TileFunction tile[MAX_VECTORS + 1][MAX_ROWS + 1];
+    bool reads_halves;               // whether there are tiles for half-precision weights
+    Tiles tiles[2];                  // of each kind of weights
     int panels_for[MAX_VECTORS + 1][MAX_ROWS + 1];  // panels beside each other for so many vectors and rows; 0: use `tile`
-    BesideFunction beside[MAX_VECTORS + 1][MAX_ROWS + 1];
 
     // Epilogue: `rows` rows of sums, `vectors` wide, that begin at `column` and at row `row` counted over all streams.
     void (*finish)(const Output& output, const float* sums, int vectors, int64_t row, int64_t rows, int64_t column);

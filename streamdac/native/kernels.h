@@ -37,21 +37,40 @@ constexpr int64_t padded(int64_t channels) { return (channels + GROUP - 1) / GRO
 struct Panel {
     int32_t vectors;
     int64_t column;
-    int64_t offset;  // floats from the start of the weights
+    int64_t offset;  // weights from the start
+};
+
+// Weights as they are given: floats, or half-precision numbers and a factor for each output channel.
+struct Given {
+    const float* floats = nullptr;
+    const uint16_t* halves = nullptr;
+    const float* factors = nullptr;
 };
 
 // A matrix [inputs, columns] and a bias, cut into panels `[inputs][vectors * width]`.
 struct Matrix {
     int64_t inputs = 0;
     int64_t columns = 0;  // a multiple of GROUP
+    Kind kind = FLOATS;
     Array<Panel> panels;
-    Array<float> bias;  // with room for whole vectors
-    Array<float> weights;
-    const float* following = nullptr;  // the weights used next, if known
+    Array<float> bias;           // what sums begin with, with room for whole vectors
+    Array<float> factor, shift;  // of halves: what sums are multiplied by, and what is added then; or empty
+    Array<float> floats;         // the weights: these or those
+    Array<uint16_t> halves;
+    const char* following = nullptr;  // the weights used next, if known
 
-    // Takes `[inputs][groups * channels]`; each group becomes padded(channels) columns.
-    bool pack(const Kernels& kernels, const float* weight, const float* bias, int64_t inputs, int64_t groups,
-              int64_t channels);
+    // Takes `[inputs][groups * channels]`; each group becomes padded(channels) columns. Halves stay halves where the kernels
+    // read them and `as_floats` does not say otherwise.
+    bool pack(const Kernels& kernels, const Given& weight, const float* bias, int64_t inputs, int64_t groups, int64_t channels,
+              bool as_floats = false);
+
+    const Tiles& tiles(const Kernels& kernels) const { return kernels.tiles[kind]; }
+    int64_t bytes(int64_t weights) const { return weights * (kind == HALVES ? 2 : 4); }
+    int64_t count() const { return kind == HALVES ? halves.count() : floats.count(); }
+    const char* at(int64_t weight) const {
+        return (kind == HALVES ? reinterpret_cast<const char*>(halves.data()) : reinterpret_cast<const char*>(floats.data())) +
+               bytes(weight);
+    }
     // The panels that begin before `wanted` columns, of `rows` rows `x_row` floats apart, to rows `to_row` floats apart that
     // have room for whole vectors.
     void multiply(const Kernels& kernels, const float* x, int64_t x_row, int64_t rows, int64_t wanted, float* to,
@@ -122,10 +141,10 @@ public:
         int64_t kernel, dilation, stride, left, right;
     };
     // Weight `[kernel][c_in][c_out]`, bias `[c_out]`.
-    Fault add_conv(const Geometry& geometry, int64_t c_in, int64_t c_out, const float* weight, const float* bias);
+    Fault add_conv(const Geometry& geometry, int64_t c_in, int64_t c_out, const Given& weight, const float* bias);
     // Weight `[2][c_in][columns]`, bias `[columns]`: `stride` samples side by side.
     Fault add_transpose(int64_t stride, int64_t trim_left, int64_t trim_right, int64_t c_in, int64_t columns,
-                        const float* weight, const float* bias);
+                        const Given& weight, const float* bias);
     Fault add_snake(int64_t channels, const float* alpha, const float* inverse);
     Fault add_tanh();
     Fault add_split(int64_t channels, int64_t crop);
@@ -145,10 +164,9 @@ public:
     int n_slots() const { return int(slots_.count()); }
     int memory_slot() const { return memory_slot_; }  // or -1
     const Slot& slot(int index) const { return slots_[index]; }
-    int64_t weight_bytes() const;
 
 private:
-    Fault add_stage(Stage* stage, const float* weight, const float* bias);
+    Fault add_stage(Stage* stage, const Given& weight, const float* bias);
     Fault may_follow(const char* what);
 
     const Kernels& kernels_;
@@ -291,7 +309,6 @@ public:
                 float* latents) const;
 
     int64_t latent = 0, codebooks = 0, entries = 0, dims = 0;
-    int64_t weight_bytes() const;
 
 private:
     Matrix in_, out_;

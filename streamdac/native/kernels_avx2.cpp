@@ -1,4 +1,4 @@
-// The kernels for x86-64 with AVX2 and FMA: vectors of eight floats, 16 registers. Chosen at run time.
+// The kernels for x86-64 with AVX2, FMA and F16C: vectors of eight floats, 16 registers. Chosen at run time.
 
 #include <cstddef>
 #include <cstdint>
@@ -14,10 +14,10 @@
 #define WIDTH 8
 
 #if defined(__clang__)
-#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
 #else
 #pragma GCC push_options
-#pragma GCC target("avx2,fma")
+#pragma GCC target("avx2,fma,f16c")
 #endif
 
 namespace streamdac {
@@ -38,7 +38,7 @@ static constexpr Kernels TABLE = table("avx2");
 namespace streamdac {
 
 const Kernels* kernels_avx2() {
-    const bool here = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool here = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
     return here ? &avx2::TABLE : nullptr;
 }
 

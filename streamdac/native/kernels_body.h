@@ -6,12 +6,14 @@
 
 #include "epilogue_body.h"
 
+constexpr int LINE = 64;  // bytes that come into the cache at once
+
 // ---------------------------------------------------------------- matrix tile
 
 // One input of each of ROWS windows times NV vectors of weights. Rows are reached in threes from a few pointers, so that
 // they fit the integer registers.
-template <int NV, int ROWS>
-INLINE void step(V (&sums)[ROWS][NV], const char* const (&x)[(ROWS + 2) / 3], int64_t x_row, const float* weights) {
+template <typename W, int NV, int ROWS>
+INLINE void step(V (&sums)[ROWS][NV], const char* const (&x)[(ROWS + 2) / 3], int64_t x_row, const W* weights) {
     V w[NV];
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) w[j] = load(weights + j * WIDTH);
@@ -23,9 +25,10 @@ INLINE void step(V (&sums)[ROWS][NV], const char* const (&x)[(ROWS + 2) / 3], in
     }
 }
 
-template <int NV, int ROWS>
-static void tile(const float* x, int64_t x_row, const Segment* segments, int64_t n_segments, const float* weights,
+template <typename W, int NV, int ROWS>
+static void tile(const float* x, int64_t x_row, const Segment* segments, int64_t n_segments, const void* packed,
                  const float* bias, float* out, Ahead ahead) {
+    const W* weights = static_cast<const W*>(packed);
     constexpr int N = NV * WIDTH;
     constexpr int POINTERS = (ROWS + 2) / 3;
     V sums[ROWS][NV];
@@ -40,17 +43,17 @@ static void tile(const float* x, int64_t x_row, const Segment* segments, int64_t
         for (int i = 0; i < POINTERS; ++i) p[i] = reinterpret_cast<const char*>(x + segments[s].offset + 3 * i * x_row);
         int64_t left = segments[s].count;
         for (; left >= 4; left -= 4) {
-            for (int64_t j = 0; j < ahead.lines; ++j, ahead.from += 16) __builtin_prefetch(ahead.from, 0, 2);
+            for (int64_t j = 0; j < ahead.lines; ++j, ahead.from += LINE) __builtin_prefetch(ahead.from, 0, 2);
 #pragma GCC unroll 4
             for (int u = 0; u < 4; ++u) {
-                step<NV, ROWS>(sums, p, row_bytes, weights);
+                step<W, NV, ROWS>(sums, p, row_bytes, weights);
                 weights += N;
 #pragma GCC unroll 4
                 for (int i = 0; i < POINTERS; ++i) p[i] += sizeof(float);
             }
         }
         for (; left > 0; --left) {
-            step<NV, ROWS>(sums, p, row_bytes, weights);
+            step<W, NV, ROWS>(sums, p, row_bytes, weights);
             weights += N;
             for (int i = 0; i < POINTERS; ++i) p[i] += sizeof(float);
         }
@@ -61,11 +64,12 @@ static void tile(const float* x, int64_t x_row, const Segment* segments, int64_t
         for (int j = 0; j < NV; ++j) store(out + i * N + j * WIDTH, sums[i][j]);
 }
 
-// Few windows leave registers idle, and each multiply-add waiting for the one before: so PANELS panels, `panel` floats apart,
+// Few windows leave registers idle, and each multiply-add waiting for the one before: so PANELS panels, `panel` weights apart,
 // at once. Every sum is the chain that `tile` gives. Leaves `[PANELS][ROWS][NV * WIDTH]`.
-template <int NV, int ROWS, int PANELS>
-static void tile_beside(const float* x, int64_t x_row, const Segment* segments, int64_t n_segments, const float* weights,
+template <typename W, int NV, int ROWS, int PANELS>
+static void tile_beside(const float* x, int64_t x_row, const Segment* segments, int64_t n_segments, const void* packed,
                         int64_t panel, const float* bias, float* out, int64_t ahead) {
+    const W* weights = static_cast<const W*>(packed);
     constexpr int N = NV * WIDTH;
     V sums[PANELS][ROWS][NV];
 #pragma GCC unroll 12
@@ -82,8 +86,9 @@ static void tile_beside(const float* x, int64_t x_row, const Segment* segments, 
             for (int i = 0; i < ROWS; ++i) b[i] = splat(from[i * x_row]);
 #pragma GCC unroll 12
             for (int p = 0; p < PANELS; ++p) {
-                const float* w = weights + p * panel;
-                for (int l = 0; l < N; l += 16) __builtin_prefetch(w + ahead + l, 0, 2);
+                const W* w = weights + p * panel;
+                const char* later = reinterpret_cast<const char*>(w) + ahead;
+                for (int l = 0; l < N * int(sizeof(W)); l += LINE) __builtin_prefetch(later + l, 0, 2);
 #pragma GCC unroll 4
                 for (int j = 0; j < NV; ++j) {
                     const V v = load(w + j * WIDTH);
@@ -245,17 +250,25 @@ constexpr int rows_for(int nv) {
     return nv == 4 && REGISTERS < 32 ? 0 : SUMS / nv < MAX_ROWS ? SUMS / nv : MAX_ROWS;
 }
 
-template <int NV, int ROWS>
-constexpr void fill_tiles(Kernels& k) {
+template <typename W, int NV, int ROWS>
+constexpr void fill_tiles(Kernels& k, Tiles& tiles) {
     if constexpr (ROWS > 0) {
-        k.tile[NV][ROWS] = tile<NV, ROWS>;
+        tiles.tile[NV][ROWS] = tile<W, NV, ROWS>;
         constexpr int PANELS = SUMS / (NV * ROWS);
         if constexpr (NV >= 3 && PANELS > 1) {
-            k.beside[NV][ROWS] = tile_beside<NV, ROWS, PANELS>;
+            tiles.beside[NV][ROWS] = tile_beside<W, NV, ROWS, PANELS>;
             k.panels_for[NV][ROWS] = PANELS;
         }
-        fill_tiles<NV, ROWS - 1>(k);
+        fill_tiles<W, NV, ROWS - 1>(k, tiles);
     }
+}
+
+template <typename W>
+constexpr void fill_widths(Kernels& k, Tiles& tiles) {
+    fill_tiles<W, 1, rows_for(1)>(k, tiles);
+    fill_tiles<W, 2, rows_for(2)>(k, tiles);
+    fill_tiles<W, 3, rows_for(3)>(k, tiles);
+    fill_tiles<W, 4, rows_for(4)>(k, tiles);
 }
 
 constexpr Kernels table(const char* name) {
@@ -263,10 +276,11 @@ constexpr Kernels table(const char* name) {
     k.name = name;
     k.width = WIDTH;
     for (int nv = 1; nv <= MAX_VECTORS; ++nv) k.rows_for[nv] = rows_for(nv);
-    fill_tiles<1, rows_for(1)>(k);
-    fill_tiles<2, rows_for(2)>(k);
-    fill_tiles<3, rows_for(3)>(k);
-    fill_tiles<4, rows_for(4)>(k);
+    fill_widths<float>(k, k.tiles[FLOATS]);
+#if STREAMDAC_FMA >= 256
+    fill_widths<uint16_t>(k, k.tiles[HALVES]);
+    k.reads_halves = true;
+#endif
     k.finish = finish;
     k.single = single;
     k.correlate = correlate;

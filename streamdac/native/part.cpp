@@ -20,7 +20,7 @@ static Fault in_range(const char* what, int64_t value, int64_t low, int64_t high
     return NO_FAULT;
 }
 
-Fault Part::add_conv(const Geometry& g, int64_t c_in, int64_t c_out, const float* weight, const float* bias) {
+Fault Part::add_conv(const Geometry& g, int64_t c_in, int64_t c_out, const Given& weight, const float* bias) {
     if (Fault f = in_range("kernel", g.kernel, 1, MAX_TAPS)) return f;
     if (Fault f = in_range("dilation", g.dilation, 1, MAX_SPAN / g.kernel)) return f;
     if (Fault f = in_range("stride", g.stride, 1, (g.kernel - 1) * g.dilation + 1)) return f;
@@ -35,7 +35,7 @@ Fault Part::add_conv(const Geometry& g, int64_t c_in, int64_t c_out, const float
 }
 
 Fault Part::add_transpose(int64_t stride, int64_t trim_left, int64_t trim_right, int64_t c_in, int64_t columns,
-                          const float* weight, const float* bias) {
+                          const Given& weight, const float* bias) {
     if (Fault f = in_range("stride", stride, 1, MAX_TAPS)) return f;
     if (Fault f = in_range("left trim", trim_left, 0, MAX_SPAN)) return f;
     if (Fault f = in_range("right trim", trim_right, 0, MAX_SPAN)) return f;
@@ -57,7 +57,7 @@ static bool find_segments(Stage& s) {
     return true;
 }
 
-Fault Part::add_stage(Stage* stage, const float* weight, const float* bias) {
+Fault Part::add_stage(Stage* stage, const Given& weight, const float* bias) {
     Stage& s = *stage;
     s.add_slot = s.raw_slot = -1;
     Fault fault = NO_FAULT;
@@ -80,7 +80,7 @@ Fault Part::add_stage(Stage* stage, const float* weight, const float* bias) {
     }
     const Slot slot{s.c_in, s.in_row, s.left, s.trim_left, false};
     const bool stored = append(slots_, slot) && find_segments(s) &&
-                        s.matrix.pack(kernels_, weight, bias, s.kernel * s.c_in, s.groups, s.c_out) &&
+                        s.matrix.pack(kernels_, weight, bias, s.kernel * s.c_in, s.groups, s.c_out, s.c_out == 1) &&
                         s.alpha.allocate(s.matrix.bias.count()) && s.inverse.allocate(s.matrix.bias.count());
     return stored ? NO_FAULT : NO_MEMORY;
 }
@@ -158,7 +158,7 @@ Fault Part::finish() {
     if (filtered) --end;
     Stage& s = *stages_[end];
     finished_ = true;
-    for (int i = 0; i < end; ++i) stages_[i]->matrix.following = stages_[i + 1]->matrix.weights.data();
+    for (int i = 0; i < end; ++i) stages_[i]->matrix.following = stages_[i + 1]->matrix.at(0);
     const bool plain = s.groups == 1 && s.add_slot < 0 && s.activation != SNAKE;
     if (end_ != AUDIO_OUT || s.c_out != 1 || !plain)
         return filtered ? Fault{"a long-term filter must follow a plain convolution: such operations before it", 0, 1} : NO_FAULT;
@@ -166,19 +166,13 @@ Fault Part::finish() {
     if (!s.row.allocate(s.kernel * s.in_row)) return NO_MEMORY;
     const int64_t wide = s.matrix.panels[0].vectors * kernels_.width;  // column 0 of the only panel
     for (int64_t k = 0; k < s.kernel; ++k)
-        for (int64_t c = 0; c < s.c_in; ++c) s.row[k * s.in_row + c] = s.matrix.weights[(k * s.c_in + c) * wide];
+        for (int64_t c = 0; c < s.c_in; ++c) s.row[k * s.in_row + c] = s.matrix.floats[(k * s.c_in + c) * wide];
     return NO_FAULT;
 }
 
 int64_t Part::out_row() const {
     const Stage& s = *stages_[stages_.count() - 1];
     return s.single || s.long_term ? 1 : s.matrix.columns / s.groups;
-}
-
-int64_t Part::weight_bytes() const {
-    int64_t floats = 0;
-    for (int i = 0; i < n_stages(); ++i) floats += stage(i).single ? stage(i).row.count() : stage(i).matrix.weights.count();
-    return floats * int64_t(sizeof(float));
 }
 
 }  // namespace streamdac

@@ -14,9 +14,9 @@ Fault Predictor::build(const Kernels& kernels, int64_t n_codebooks, int64_t n_la
     if (n_width < 1 || n_width > MAX_WIDTH) return {"width of the predictor", n_width, MAX_WIDTH};
     codebooks = n_codebooks, latent = n_latent, frames = n_frames, width = n_width;
     const int64_t before = frames * latent;
-    const bool packed = first_.pack(kernels, first, first_bias, before, 1, width) &&
-                        second_.pack(kernels, second, second_bias, width, 1, width) &&
-                        last_.pack(kernels, last, last_bias, before + width, 1, latent);
+    const bool packed = first_.pack(kernels, {first}, first_bias, before, 1, width) &&
+                        second_.pack(kernels, {second}, second_bias, width, 1, width) &&
+                        last_.pack(kernels, {last}, last_bias, before + width, 1, latent);
     return packed ? NO_FAULT : NO_MEMORY;
 }
 

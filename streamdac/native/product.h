@@ -5,7 +5,7 @@
 
 namespace streamdac {
 
-constexpr int64_t CHUNK_FLOATS = 1 << 15;  // weights that stay in the second-level cache while all tiles pass, with as many to come
+constexpr int64_t CHUNK_BYTES = 1 << 17;   // weights that stay in the second-level cache while all tiles pass, with as many to come
 constexpr int64_t CHUNKED_ROWS = 64;       // rows whose partial sums are kept meanwhile
 
 // A matrix product over windows: `rows` windows of stream `stream` from row `time` on.

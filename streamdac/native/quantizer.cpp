@@ -14,8 +14,8 @@ Fault Quantizer::build(const Kernels& kernels, int64_t n_latent, int64_t n_codeb
     latent = n_latent, codebooks = n_codebooks, entries = n_entries, dims = n_dims;
     const int64_t block = SEARCH_VECTORS * kernels.width, blocks = (entries + block - 1) / block;
     const int64_t projected = codebooks * dims;
-    if (!in_.pack(kernels, in_weight, in_bias, latent, 1, projected)) return NO_MEMORY;
-    if (!out_.pack(kernels, out_weight, out_bias, projected, 1, latent)) return NO_MEMORY;
+    if (!in_.pack(kernels, {in_weight}, in_bias, latent, 1, projected)) return NO_MEMORY;
+    if (!out_.pack(kernels, {out_weight}, out_bias, projected, 1, latent)) return NO_MEMORY;
     if (!directions_.allocate(codebooks * blocks * block * dims) || !rows_.allocate(codebooks * entries * dims)) return NO_MEMORY;
     if (!out_bias_.allocate((codebooks + 1) * latent) || !cross_offset_.allocate(codebooks)) return NO_MEMORY;
     for (int64_t k = 0; k < codebooks; ++k)
@@ -79,16 +79,12 @@ bool Quantizer::lookup(const Kernels& kernels, Streams& work, const int64_t* cod
         const Segment whole{0, inputs};
         for (int64_t p = 0; p < out_.panels.count(); ++p) {
             const Panel& panel = out_.panels[p];
-            kernels.tile[panel.vectors][1](chosen, 0, &whole, inputs > 0, out_.weights.data() + panel.offset,
-                                           start + panel.column, start + panel.column, {});
+            out_.tiles(kernels).tile[panel.vectors][1](chosen, 0, &whole, inputs > 0, out_.at(panel.offset), start + panel.column,
+                                                       start + panel.column, {});
         }
         std::memcpy(latents, start, size_t(padded(latent)) * sizeof(float));
     }
     return true;
-}
-
-int64_t Quantizer::weight_bytes() const {
-    return (in_.weights.count() + directions_.count() + cross_.count() + out_.weights.count()) * int64_t(sizeof(float));
 }
 
 }  // namespace streamdac

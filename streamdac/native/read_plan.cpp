@@ -11,10 +11,14 @@ bool Buffer::open(PyObject* object, char kind, const char* name, int dimensions,
     if (PyObject_GetBuffer(object, &view_, flags) < 0) return false;
     held_ = true;
     const char* format = view_.format ? view_.format : "B";
-    const bool right = kind == 'f' ? std::strcmp(format, "f") == 0 && view_.itemsize == 4
-                                   : (std::strcmp(format, "l") == 0 || std::strcmp(format, "q") == 0) && view_.itemsize == 8;
+    const bool right = kind == 'e'   ? std::strcmp(format, "e") == 0 && view_.itemsize == 2
+                       : kind == 'f' ? std::strcmp(format, "f") == 0 && view_.itemsize == 4
+                                     : (std::strcmp(format, "l") == 0 || std::strcmp(format, "q") == 0) && view_.itemsize == 8;
     if (!right) {
-        PyErr_Format(PyExc_ValueError, "%s has items of type %s, need %s", name, format, kind == 'f' ? "float32" : "int64");
+        PyErr_Format(PyExc_ValueError, "%s has items of type %s, need %s", name, format,
+                     kind == 'e'   ? "float16"
+                     : kind == 'f' ? "float32"
+                                   : "int64");
         return false;
     }
     if (view_.ndim != dimensions) {
@@ -44,27 +48,40 @@ bool raise(const Fault& fault, const char* where) {
     return false;
 }
 
+// A weight of three dimensions: float32, or float16 with `factors`, one for each output. False with an error set.
+static bool read_weight(PyObject* weight, PyObject* factors, int64_t taps, Buffer& w, Buffer& f, Given* given) {
+    const bool halved = factors != Py_None;
+    if (!w.open(weight, halved ? 'e' : 'f', "weight", 3) || !w.sized("weight", taps)) return false;
+    if (!halved) return given->floats = w.floats(), true;
+    if (!f.open(factors, 'f', "factors", 1) || !f.sized("factors", w.size(2))) return false;
+    given->halves = w.halves(), given->factors = f.floats();
+    return true;
+}
+
 static bool read_conv(Part& part, PyObject* operation, const char* where) {
     const char* name;
     long long kernel, dilation, stride, left, right;
-    PyObject *weight, *bias;
-    if (!PyArg_ParseTuple(operation, "sLLLLLOO", &name, &kernel, &dilation, &stride, &left, &right, &weight, &bias)) return false;
-    Buffer w, b;
-    if (!w.open(weight, 'f', "weight", 3) || !b.open(bias, 'f', "bias", 1)) return false;
-    if (!w.sized("weight", kernel) || !b.sized("bias", w.size(2))) return false;
-    const Fault fault = part.add_conv({kernel, dilation, stride, left, right}, w.size(1), w.size(2), w.floats(), b.floats());
+    PyObject *weight, *factors, *bias;
+    if (!PyArg_ParseTuple(operation, "sLLLLLOOO", &name, &kernel, &dilation, &stride, &left, &right, &weight, &factors, &bias))
+        return false;
+    Buffer w, f, b;
+    Given given;
+    if (!read_weight(weight, factors, kernel, w, f, &given)) return false;
+    if (!b.open(bias, 'f', "bias", 1) || !b.sized("bias", w.size(2))) return false;
+    const Fault fault = part.add_conv({kernel, dilation, stride, left, right}, w.size(1), w.size(2), given, b.floats());
     return !fault || raise(fault, where);
 }
 
 static bool read_transpose(Part& part, PyObject* operation, const char* where) {
     const char* name;
     long long stride, trim_left, trim_right;
-    PyObject *weight, *bias;
-    if (!PyArg_ParseTuple(operation, "sLLLOO", &name, &stride, &trim_left, &trim_right, &weight, &bias)) return false;
-    Buffer w, b;
-    if (!w.open(weight, 'f', "weight", 3) || !b.open(bias, 'f', "bias", 1)) return false;
-    if (!w.sized("weight", 2) || !b.sized("bias", w.size(2))) return false;
-    const Fault fault = part.add_transpose(stride, trim_left, trim_right, w.size(1), w.size(2), w.floats(), b.floats());
+    PyObject *weight, *factors, *bias;
+    if (!PyArg_ParseTuple(operation, "sLLLOOO", &name, &stride, &trim_left, &trim_right, &weight, &factors, &bias)) return false;
+    Buffer w, f, b;
+    Given given;
+    if (!read_weight(weight, factors, 2, w, f, &given)) return false;
+    if (!b.open(bias, 'f', "bias", 1) || !b.sized("bias", w.size(2))) return false;
+    const Fault fault = part.add_transpose(stride, trim_left, trim_right, w.size(1), w.size(2), given, b.floats());
     return !fault || raise(fault, where);
 }
 

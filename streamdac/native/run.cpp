@@ -45,6 +45,7 @@ Output Runner::output(int index, int64_t stream) const {
     Output o = {};
     o.rows = step.windows, o.columns = s.matrix.columns;
     o.low = step.low * row, o.high = step.high * row;
+    o.factor = s.matrix.factor.data(), o.shift = s.matrix.shift.data();
     o.activation = s.activation, o.alpha = s.alpha.data(), o.inverse = s.inverse.data();
     if (s.add_slot >= 0) {
         Queue& q = streams.queues_[s.add_slot];
@@ -188,7 +189,7 @@ bool Streams::reserve_scratch(int threads) {
         const int64_t block = fitting < CHUNKED_ROWS ? CHUNKED_ROWS : fitting;
         const int64_t rows = steps_[i].windows < block ? steps_[i].windows : block;
         const int64_t wide = MAX_VECTORS * part_.kernels().width;
-        const bool large = s.matrix.inputs * wide > 2 * CHUNK_FLOATS;
+        const bool large = s.matrix.bytes(s.matrix.inputs * wide) > 2 * CHUNK_BYTES;
         int64_t floats = large ? rows * wide : 0;
         if (batch_ > 1 && steps_[i].windows < FEW_ROWS)
             floats = gathered_rows(s) * (s.matrix.inputs + (large ? wide : 0));

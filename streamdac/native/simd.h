@@ -1,5 +1,6 @@
 // Vectors of WIDTH floats for one instruction set, by compiler extensions (GCC and Clang). Included once per build of
-// kernels_body.h, inside its namespace: WIDTH and STREAMDAC_FMA come from there.
+// kernels_body.h, inside its namespace: WIDTH and STREAMDAC_FMA come from there. Half-precision numbers are read where the
+// machine turns a vector of them into floats.
 
 typedef float V __attribute__((vector_size(WIDTH * 4)));
 typedef float VU __attribute__((vector_size(WIDTH * 4), aligned(4), may_alias));
@@ -10,6 +11,11 @@ typedef float V8U __attribute__((vector_size(32), aligned(4), may_alias));
 #define INLINE static inline __attribute__((always_inline))
 
 INLINE V load(const float* p) { return *reinterpret_cast<const VU*>(p); }
+#if STREAMDAC_FMA == 512
+INLINE V load(const uint16_t* p) { return (V)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
+#elif STREAMDAC_FMA == 256
+INLINE V load(const uint16_t* p) { return (V)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+#endif
 INLINE void store(float* p, V v) { *reinterpret_cast<VU*>(p) = v; }
 INLINE V splat(float x) { return x - V{}; }  // not V{} + x: that turns -0 into 0
 

@@ -72,8 +72,13 @@ def transpose_geometry(stride: int, *, causal: bool) -> TransposeGeometry:
 
 def fold_weight_norm(v: Tensor, g: Tensor) -> Tensor:
     """`v` scaled so that each slice along the first axis has norm `g`: `[C, ...]`, `[C, 1, 1]` -> `[C, ...]`."""
-    folded: Tensor = v * (g / torch.linalg.vector_norm(v, dim=tuple(range(1, v.dim())), keepdim=True))
-    return folded
+    return v * weight_norm_factors(v, g)
+
+
+def weight_norm_factors(v: Tensor, g: Tensor) -> Tensor:
+    """What `fold_weight_norm` multiplies each slice by: `[C, ...]`, `[C, 1, 1]` -> `[C, 1, 1]`."""
+    factors: Tensor = g / torch.linalg.vector_norm(v, dim=tuple(range(1, v.dim())), keepdim=True)
+    return factors
 
 
 class Snake(nn.Module):

@@ -17,6 +17,7 @@ from streamdac.codec import make_executor
 from streamdac.config import CAUSAL, CENTRED, ModelConfig
 from streamdac.executor import Executor
 from streamdac.native_executor import NativeExecutor
+from streamdac.nn.layers import Conv, ConvTranspose
 from streamdac.nn.network import DAC, randomize
 from streamdac.plan import Plan, build_plan
 from streamdac.torch_executor import TorchExecutor, _added, _run, lookup
@@ -36,13 +37,14 @@ def examples(count: int) -> settings:
 
 LONG_TERM = "long-term"  # causal, with a filter behind the decoder
 PREDICTED = "predicted"  # causal, with a predictor in the quantiser
-GEOMETRIES = (CAUSAL, CENTRED, "unpadded", LONG_TERM, PREDICTED)
+HALVED = "halved"  # causal, with weights that half precision holds
+GEOMETRIES = (CAUSAL, CENTRED, "unpadded", LONG_TERM, PREDICTED, HALVED)
 every_geometry = pytest.mark.parametrize("geometry", GEOMETRIES)
 
 
 def settings_of(geometry: str) -> dict[str, Any]:
     """What a config of that geometry says of itself. Small signals are long beside the lags at a low rate."""
-    padding = CAUSAL if geometry in (CAUSAL, LONG_TERM, PREDICTED) else CENTRED
+    padding = CAUSAL if geometry in (CAUSAL, LONG_TERM, PREDICTED, HALVED) else CENTRED
     extras: dict[str, dict[str, Any]] = {
         LONG_TERM: {"long_term": True, "sample_rate": 8000},
         PREDICTED: {"predictor_dim": 11, "predictor_codebooks": 2},
@@ -95,7 +97,24 @@ def small_plan(geometry: str, seed: int = 0) -> Plan:
 def make_plan(config: ModelConfig, geometry: str, seed: int = 0) -> Plan:
     network = DAC(config)
     randomize(network, seed)
+    return _plan(network, geometry)
+
+
+def _plan(network: DAC, geometry: str) -> Plan:
+    if geometry == HALVED:
+        halve(network)
     return build_plan(network, padded=geometry != "unpadded")
+
+
+@torch.no_grad()
+def halve(network: DAC) -> None:
+    """Directions that half precision holds; those of transposed convolutions are the weights themselves."""
+    for layer in network.modules():
+        if isinstance(layer, ConvTranspose):
+            layer.weight_v.copy_(layer.weight.half())
+            layer.weight_g.copy_(layer.weight_v.norm(dim=(1, 2), keepdim=True))
+        elif isinstance(layer, Conv):
+            layer.weight_v.copy_(layer.weight_v.half())
 
 
 @functools.cache
@@ -109,7 +128,7 @@ def gentle_plan(geometry: str, seed: int = 0) -> Plan:
     if network.quantizer.predictor is not None:  # so does it
         nn.init.uniform_(network.quantizer.predictor.last.weight, -0.1, 0.1)
         nn.init.uniform_(network.quantizer.predictor.linear.weight, -0.05, 0.05)
-    return build_plan(network, padded=geometry != "unpadded")
+    return _plan(network, geometry)
 
 
 @functools.cache
@@ -218,7 +237,9 @@ def exact(plan: Plan) -> TorchExecutor:
         if isinstance(value, tuple):
             return tuple(wide(item) for item in value)
         if is_dataclass(value) and not isinstance(value, (type, ModelConfig)):
-            return replace(value, **{field.name: wide(getattr(value, field.name)) for field in fields(value)})
+            made = replace(value, **{field.name: wide(getattr(value, field.name)) for field in fields(value)})
+            halves = getattr(made, "halves", None)
+            return made if halves is None else replace(made, weight=halves.numbers * halves.factors)
         return value
 
     return TorchExecutor(wide(plan))

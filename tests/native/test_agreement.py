@@ -66,7 +66,7 @@ def test_any_network_agrees_with_torch(isa: str, data: st.DataObject) -> None:
     assert torch.equal(models.encode(ours, audio, [9])[sure], codes[sure])
     codes = random_codes(plan, 2, 40)
     wanted = models.decode(theirs, codes, [])
-    torch.testing.assert_close(models.decode(ours, codes, [1]), wanted, atol=2e-3, rtol=0.0)
+    torch.testing.assert_close(models.decode(ours, codes, [1]), wanted, atol=4e-3, rtol=0.0)
 
 
 def test_the_widest_instruction_set_is_used_and_any_can_be_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from streamdac.nn.network import DAC, randomize
 from streamdac.ops import ConvOp, TransposeOp
 from streamdac.weights import Weights, save_weights
 
-from .models import SMALL, noise
+from .models import SMALL, halve, noise
 
 ENGINES = {"torch", "native"} if native.available() else {"torch"}
 FIELDS = [
@@ -97,6 +98,15 @@ def test_weights_of_a_hop_are_counted_with_the_quantiser() -> None:
     assert bench.weight_bytes(plan, "encode") == 4 * (encoder + k * d * latent + k * d * size + cross)
     decoder = sum(p.numel() for n, p in network().decoder.named_parameters() if n.endswith("weight_v"))
     assert bench.weight_bytes(plan, "decode") == 4 * (decoder + k * d * latent)
+
+
+def test_weights_that_half_precision_holds_are_counted_so() -> None:
+    halved = copy.deepcopy(network())
+    halve(halved)
+    whole, half = (Codec(each, engine="torch").plan for each in (network(), halved))
+    for op, part in (("encode", whole.encoder), ("decode", whole.decoder)):
+        convolutions = sum(layer.weight.numel() for layer in part.ops if isinstance(layer, ConvOp | TransposeOp))
+        assert bench.weight_bytes(half, op) == bench.weight_bytes(whole, op) - 2 * convolutions
 
 
 def test_a_predictor_is_read_at_both_ends() -> None:

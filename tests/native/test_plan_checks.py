@@ -61,6 +61,21 @@ def array(*shape: int) -> Any:
 
 
 @pytest.mark.parametrize(
+    ("part", "operation", "spoilt", "message"),
+    [
+        ("encoder", 0, array(5), "factors has 5 items in dimension 0, need 6"),
+        ("encoder", 0, None, "weight has items of type e, need float32"),
+        ("encoder", 0, array(6, 1), "factors has 2 dimensions, need 1"),
+        ("decoder", 2, array(51), "factors has 51 items in dimension 0, need 52"),
+    ],
+)
+def test_factors_that_do_not_fit_are_refused(part: str, operation: int, spoilt: Any, message: str) -> None:
+    given = arguments(models.HALVED)
+    assert given[part][operation][0] in ("conv", "transpose")
+    assert_refused(given, lambda g: put(g, part, operation, -2, spoilt), message)
+
+
+@pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (lambda g: put(g, "encoder", 0, 6, array(7, 1, 5)), "bias has 6 items in dimension 0, need 5"),
@@ -68,6 +83,8 @@ def array(*shape: int) -> Any:
         (lambda g: put(g, "encoder", 0, 6, array(6, 1, 6)), "weight has 6 items in dimension 0, need 7"),
         (lambda g: put(g, "encoder", 0, 6, array(7, 6)), "weight has 2 dimensions, need 3"),
         (lambda g: put(g, "encoder", 0, 6, np.ones((7, 1, 6))), "weight has items of type d, need float32"),
+        (lambda g: put(g, "encoder", 0, 6, np.ones((7, 1, 6), np.float16)), "weight has items of type e, need float32"),
+        (lambda g: put(g, "encoder", 0, 7, array(6)), "weight has items of type f, need float16"),
         (lambda g: put(g, "encoder", 0, 3, 0), "encoder: stride: got 0, need 1"),
         (lambda g: put(g, "encoder", 0, 3, 8), "encoder: stride: got 8, need 7"),
         (lambda g: put(g, "encoder", 0, 2, -1), "encoder: dilation: got -1, need 1"),
@@ -175,7 +192,7 @@ things = st.one_of(
 @models.examples(300)
 @given(data=st.data())
 def test_a_plan_changed_at_random_is_refused_or_runs(data: st.DataObject) -> None:
-    given = arguments(data.draw(st.sampled_from([CAUSAL, CENTRED, models.LONG_TERM, models.PREDICTED])))
+    given = arguments(data.draw(st.sampled_from([CAUSAL, CENTRED, models.LONG_TERM, models.PREDICTED, models.HALVED])))
     for _ in range(data.draw(st.integers(1, 3))):
         change(given, data)
     with suppress(*REFUSALS):

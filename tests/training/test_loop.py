@@ -13,14 +13,19 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
+from torch import Tensor
 
 from streamdac.config import config_from_mapping
 from streamdac.errors import BadDataError, NoInputError, OutputError, UsageError
 from streamdac.nn import DAC
+from streamdac.nn.layers import Conv, ConvTranspose
+from streamdac.ops import ConvOp, TransposeOp
+from streamdac.plan import build_plan
 from streamdac.training.checkpoint import LATEST, export_weights, load_checkpoint, save_checkpoint
 from streamdac.training.logs import RunLog
 from streamdac.training.loop import Budget, Trainer
 from streamdac.training.recipe import load_recipe
+from streamdac.weights import load_weights
 
 from .conftest import TINY
 
@@ -163,11 +168,35 @@ def test_exported_weights_load_into_the_network_they_name(audio_folder: Path, tm
     assert (metadata["format"], metadata["name"], metadata["step"]) == ("streamdac-1", "tiny", "5")
     assert metadata["audio_seconds"] == "3"
     network = DAC(config_from_mapping(json.loads(metadata["config"])))
-    assert all(value.dtype == torch.float16 for value in weights.values())
+    assert all((value.dtype == torch.float32) == key.endswith("weight_g") for key, value in weights.items())
     network.load_state_dict({key: value.float() for key, value in weights.items()})
-    wanted = made.average.values if average else made.network.state_dict()
-    for key, value in network.state_dict().items():
-        torch.testing.assert_close(value, wanted[key], rtol=1e-3, atol=1e-6)
+    wanted = DAC(network.config)
+    wanted.load_state_dict(made.average.values if average else made.network.state_dict())
+    for whole in (False, True):
+        ours, theirs = (weights_of(each, folded=whole) for each in (network, wanted))
+        for key, value in ours.items():
+            torch.testing.assert_close(value, theirs[key], rtol=1e-3, atol=1e-6)
+    plan = build_plan(network)
+    layers = [op for part in (plan.encoder, plan.decoder) for op in part.ops if isinstance(op, ConvOp | TransposeOp)]
+    assert all(layer.halves is not None for layer in layers)
+
+
+def weights_of(network: DAC, *, folded: bool) -> dict[str, Tensor]:
+    """Convolutions' weights, or all else but their directions and norms."""
+    if folded:
+        return {key: layer.weight for key, layer in network.named_modules() if isinstance(layer, Conv | ConvTranspose)}
+    return {key: value for key, value in network.state_dict().items() if not key.endswith(("weight_v", "weight_g"))}
+
+
+def test_a_weight_too_small_for_half_precision_is_exported_without_effect(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run")
+    state = made.state_dict()
+    name = "decoder.model.1.block.2.block.3.weight"
+    state["network"][f"{name}_v"][0], state["network"][f"{name}_g"][0] = 1e-12, 3e-12
+    export_weights(state, tmp_path / "model.safetensors", average=False)
+    layer = load_weights(tmp_path / "model.safetensors").network().get_submodule(name.removesuffix(".weight"))
+    assert isinstance(layer, Conv)
+    assert 0 < float(layer.weight[0].detach().norm()) < 1e-11
 
 
 def program(*arguments: str, launcher: tuple[str, ...] = ("-m",)) -> list[str]:
