@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, overload
 
@@ -51,22 +52,23 @@ def _by_gram(x: Tensor, steps: int) -> Tensor:
 
 
 class Muon(torch.optim.Optimizer):
-    """Orthogonalised momentum (Jordan et al. 2024) for weight-normed convolutions.
+    """Orthogonalised momentum (Jordan et al. 2024) for the weights of weight-normed convolutions.
 
-    A weight's direction `weight_v` `[C, ...]` is updated as a matrix of C rows, and its rows keep their norms: weight norm
-    ignores them, so the learning rate alone decides how far a step turns the weight.
+    `layers` are pairs of `weight_v` `[C, ...]` and `weight_g` `[C, 1, 1]`. What is updated is the weight that they stand for,
+    as a matrix of C rows; `weight_v` then holds it and `weight_g` its norms. Directions alone would not do: a row that once was
+    short has no gradient of its direction, so nothing that it could learn brings it back (see EXPERIMENTS.md, "Rows asleep").
     """
 
     def __init__(
         self,
-        parameters: Iterable[nn.Parameter],
+        layers: Iterable[tuple[nn.Parameter, nn.Parameter]],
         lr: float,
         *,
         momentum: float = 0.95,
         dtype: torch.dtype = torch.float32,
         processes: Processes | None = None,
     ) -> None:
-        super().__init__(list(parameters), {"lr": lr, "momentum": momentum})
+        super().__init__([p for layer in layers for p in layer], {"lr": lr, "momentum": momentum})
         self.dtype = dtype
         self.processes = processes or Processes()
 
@@ -76,34 +78,47 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """One update of every parameter that has a gradient; of several processes each orthogonalises its share."""
+        """One update of every weight that has a gradient; of several processes each orthogonalises its share."""
         assert closure is None
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            updates = [self._direction(parameter, group["momentum"]) for parameter in parameters]
+            pairs = zip(group["params"][::2], group["params"][1::2], strict=True)
+            layers = [(v, g) for v, g in pairs if v.grad is not None]
+            updates = [self._direction(v, g, group["momentum"]) for v, g in layers]
             owners = shared_out([_cost(update) for update in updates], self.processes.count)
             for update, owner in zip(updates, owners, strict=True):
                 if owner == self.processes.rank:
                     update.copy_(orthogonalised(update, dtype=self.dtype))
             self.processes.exchange(updates, owners)
-            for parameter, update in zip(parameters, updates, strict=True):
-                self._update(parameter, update, group["lr"])
+            for (v, g), update in zip(layers, updates, strict=True):
+                _move(v, g, update, group["lr"])
         return None
 
-    def _direction(self, parameter: Tensor, momentum: float) -> Tensor:
-        """Nesterov momentum as a matrix of C rows."""
-        state = self.state[parameter]
+    def _direction(self, v: Tensor, g: Tensor, momentum: float) -> Tensor:
+        """Nesterov momentum of the weight, as a matrix of C rows."""
+        gradient = weight_gradient(v, g)
+        state = self.state[v]
         if "momentum" not in state:
-            state["momentum"] = torch.zeros_like(parameter)
-        assert parameter.grad is not None
-        buffer = state["momentum"].lerp_(parameter.grad, 1 - momentum)
-        return parameter.grad.lerp(buffer, momentum).flatten(1)
+            state["momentum"] = torch.zeros_like(v)
+        buffer = state["momentum"].lerp_(gradient, 1 - momentum)
+        return gradient.lerp(buffer, momentum).flatten(1)
 
-    def _update(self, parameter: Tensor, update: Tensor, lr: float) -> None:
-        rows = parameter.view(parameter.shape[0], -1)
-        norms = rows.norm(dim=1, keepdim=True)
-        rows.add_(update, alpha=-lr * 0.2 * max(rows.shape) ** 0.5)
-        rows.mul_(norms / rows.norm(dim=1, keepdim=True).clamp_min(1e-12))
+
+def weight_gradient(v: Tensor, g: Tensor) -> Tensor:
+    """Gradient of the weight that `v` and `g` stand for, out of theirs; where a length is 0, along the direction only."""
+    assert v.grad is not None
+    assert g.grad is not None
+    norms = torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True)
+    across = torch.where(g == 0, 0, norms / g)
+    gradient: Tensor = v.grad * across + v * (g.grad / norms)
+    return gradient
+
+
+def _move(v: Tensor, g: Tensor, update: Tensor, lr: float) -> None:
+    """A step against `update`; `v` becomes the weight and `g` its norms. A row of zeros keeps its direction."""
+    weight = fold_weight_norm(v, g)
+    weight.view_as(update).add_(update, alpha=-lr * 0.2 * max(update.shape) ** 0.5)
+    torch.linalg.vector_norm(weight, dim=(1, 2), keepdim=True, out=g)
+    v.copy_(torch.where(g == 0, v, weight))
 
 
 def _cost(matrix: Tensor) -> int:
@@ -144,16 +159,23 @@ class Optimizers:
     def __init__(
         self, network: DAC, recipe: Recipe, dtype: torch.dtype = torch.float32, processes: Processes | None = None
     ) -> None:
-        named = [(name, p) for name, p in network.named_parameters() if p.requires_grad]
-        muon = [p for name, p in named if recipe.optimizer == "muon" and _by_muon(name, p)]
-        chosen = {id(p) for p in muon}
-        rest = [(name, p) for name, p in named if id(p) not in chosen]
+        named = {name: p for name, p in network.named_parameters() if p.requires_grad}
+        muon = [name for name, p in named.items() if recipe.optimizer == "muon" and _by_muon(name, p)]
+        norms = {name.removesuffix("_v") + "_g" for name in muon}
+        rest = [name for name in named if name not in muon]
         # Decay only means something for plain matrices; alpha, bias and the norms of weight norm are kept free.
-        decayed = [p for name, p in rest if name.endswith(("weight_v", "codebook.weight"))]
-        free = [p for name, p in rest if not name.endswith(("weight_v", "codebook.weight"))]
-        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": free, "weight_decay": 0.0}]
+        decayed = [name for name in rest if name.endswith(("weight_v", "codebook.weight"))]
+        free = [name for name in rest if name not in decayed]
+        self._once = [
+            name not in norms for name in decayed + free
+        ]  # of what AdamW had when it had the norms too, what it has
+        groups = [
+            {"params": [named[name] for name in decayed], "weight_decay": recipe.weight_decay},
+            {"params": [named[name] for name in free if name not in norms], "weight_decay": 0.0},
+        ]
         self.adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas)
-        self.muon = Muon(muon, recipe.muon_lr, dtype=dtype, processes=processes) if muon else None
+        layers = [(named[name], named[name.removesuffix("_v") + "_g"]) for name in muon]
+        self.muon = Muon(layers, recipe.muon_lr, dtype=dtype, processes=processes) if muon else None
         self._peaks = [recipe.lr, recipe.muon_lr]
 
     def _all(self) -> list[torch.optim.Optimizer]:
@@ -189,9 +211,28 @@ class Optimizers:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
+        state = self._present(state)
         self.adamw.load_state_dict(state["adamw"])
         if self.muon is not None:
             self.muon.load_state_dict(state["muon"])
+
+    def _present(self, state: dict[str, Any]) -> dict[str, Any]:
+        """`state` as it is written now; in older checkpoints AdamW held the norms, and Muon directions alone."""
+        adamw, muon = state["adamw"], state["muon"]
+        if muon is None or sum(len(group["params"]) for group in adamw["param_groups"]) != len(self._once):
+            return state
+        places = list(itertools.accumulate(self._once, initial=0))
+        moved = {places[i]: values for i, values in adamw["state"].items() if self._once[i]}
+        groups = [
+            {**group, "params": [places[i] for i in group["params"] if self._once[i]]}
+            for group in adamw["param_groups"]
+        ]
+        pairs = [{**group, "params": list(range(2 * len(group["params"])))} for group in muon["param_groups"]]
+        directions = {2 * i: values for i, values in muon["state"].items()}
+        return {
+            "adamw": {"state": moved, "param_groups": groups},
+            "muon": {"state": directions, "param_groups": pairs},
+        }
 
 
 def learning_rate_scale(recipe: Recipe, step: int, progress: float) -> float:

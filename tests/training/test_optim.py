@@ -7,7 +7,7 @@ import torch
 
 from streamdac.config import ModelConfig
 from streamdac.nn import DAC
-from streamdac.nn.layers import Conv, conv_geometry
+from streamdac.nn.layers import Conv, conv_geometry, fold_weight_norm
 from streamdac.training.optim import (
     AveragedWeights,
     Clipper,
@@ -17,6 +17,7 @@ from streamdac.training.optim import (
     learning_rate_scale,
     orthogonalised,
     shared_out,
+    weight_gradient,
 )
 from streamdac.training.recipe import Recipe, load_recipe
 
@@ -54,15 +55,88 @@ def test_work_is_shared_out_evenly() -> None:
     assert [sum(c for c, o in zip(costs, owners, strict=True) if o == share) for share in (0, 1)] == [13, 11]
 
 
-def test_muon_keeps_the_norm_of_every_row() -> None:
+def _layer(weight: torch.Tensor, lengths: float) -> tuple[torch.nn.Parameter, torch.nn.Parameter]:
+    """`weight` as a direction of these lengths, and its norms."""
+    norms = weight.norm(dim=(1, 2), keepdim=True)
+    return torch.nn.Parameter(weight * lengths / norms), torch.nn.Parameter(norms)
+
+
+def _backward(v: torch.Tensor, g: torch.Tensor, gradient: torch.Tensor) -> None:
+    """What the weight that `v` and `g` stand for has as its gradient."""
+    v.grad = g.grad = None
+    (fold_weight_norm(v, g) * gradient).sum().backward()
+
+
+@pytest.mark.parametrize("lengths", [0.01, 1.0, 30.0])
+def test_the_gradient_of_a_weight_follows_from_those_of_its_two_parts(lengths: float) -> None:
     torch.manual_seed(0)
-    weight = torch.nn.Parameter(torch.randn(8, 4, 7))
-    before = weight.detach().clone()
-    optimizer = Muon([weight], lr=0.1)
-    weight.grad = torch.randn_like(weight)
-    optimizer.step()
-    assert not torch.allclose(weight, before)
-    torch.testing.assert_close(weight.norm(dim=(1, 2)), before.norm(dim=(1, 2)))
+    weight, gradient = torch.randn(8, 4, 7), torch.randn(8, 4, 7)
+    v, g = _layer(weight, lengths)
+    _backward(v, g, gradient)
+    torch.testing.assert_close(weight_gradient(v, g), gradient)
+
+
+def test_muon_moves_a_weight_along_its_orthogonalised_gradient() -> None:
+    torch.manual_seed(0)
+    weight, gradient = torch.randn(8, 4, 7), torch.randn(8, 4, 7)
+    v, g = _layer(weight, 3.0)
+    _backward(v, g, gradient)
+    Muon([(v, g)], lr=0.1).step()
+    step = 0.1 * 0.2 * 28**0.5 * orthogonalised(gradient.flatten(1)).view(8, 4, 7)
+    torch.testing.assert_close(fold_weight_norm(v, g), weight - step, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(v, weight - step, rtol=1e-4, atol=1e-4)  # the direction is the weight from now on
+
+
+@pytest.mark.parametrize("asleep", [0.0, 1e-7])
+def test_muon_wakes_a_row_that_had_no_length(asleep: float) -> None:
+    torch.manual_seed(0)
+    wanted = torch.randn(8, 16, 1)
+    v, g = _layer(torch.randn(8, 16, 1), 1.0)
+    with torch.no_grad():
+        g[3] = asleep
+    optimizer = Muon([(v, g)], lr=0.02)
+    for _ in range(600):
+        _backward(v, g, fold_weight_norm(v, g).detach() - wanted)
+        optimizer.step()
+    assert float((fold_weight_norm(v, g).detach() - wanted)[3].norm()) < 0.1 * float(wanted[3].norm())
+
+
+def test_muon_leaves_a_weight_without_a_gradient_as_it_is() -> None:
+    v, g = torch.nn.Parameter(torch.randn(4, 4, 1)), torch.nn.Parameter(torch.zeros(4, 1, 1))
+    _backward(v, g, torch.zeros(4, 4, 1))
+    Muon([(v, g)], lr=0.1).step()
+    assert not fold_weight_norm(v, g).any()
+    assert v.all()
+
+
+def test_a_checkpoint_from_when_adamw_held_the_norms_is_read() -> None:
+    torch.manual_seed(0)
+    network = DAC(MODEL)
+    optimizers = Optimizers(network, Recipe(model=MODEL))
+    assert optimizers.muon is not None
+    directions = [
+        p
+        for name, p in network.named_parameters()
+        if any(p is v for v in optimizers.muon.param_groups[0]["params"][::2])
+    ]
+    norms = {id(g) for g in optimizers.muon.param_groups[0]["params"][1::2]}
+    others = [(name, p) for name, p in network.named_parameters() if not any(p is v for v in directions)]
+    matrices = [p for name, p in others if name.endswith(("weight_v", "codebook.weight"))]
+    free = [p for name, p in others if not name.endswith(("weight_v", "codebook.weight"))]
+    was = torch.optim.AdamW([{"params": matrices}, {"params": free}])
+    for p in matrices + free:
+        p.grad = torch.randn_like(p)
+    was.step()
+    momentum = {i: {"momentum": torch.randn_like(v)} for i, v in enumerate(directions)}
+    muon = {"state": momentum, "param_groups": [{"lr": 1.0, "momentum": 0.95, "params": list(range(len(directions)))}]}
+    optimizers.load_state_dict({"adamw": was.state_dict(), "muon": muon})
+    for p in matrices + free:
+        if id(p) in norms:
+            assert p not in optimizers.adamw.state
+        else:
+            torch.testing.assert_close(optimizers.adamw.state[p]["exp_avg"], was.state[p]["exp_avg"])
+    for i, v in enumerate(directions):
+        torch.testing.assert_close(optimizers.muon.state[v]["momentum"], momentum[i]["momentum"])
 
 
 def test_every_parameter_has_exactly_one_optimizer_and_only_matrices_decay() -> None:
