@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -56,10 +57,13 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     path = path / LATEST if path.is_dir() else path
     if not path.exists():
         raise NoInputError(f"{path}: no checkpoint")
+    if not zipfile.is_zipfile(path):
+        raise BadDataError(f"{path}: not a readable checkpoint: {path.stat().st_size} bytes without a zip file's end")
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise BadDataError(f"{path}: not a readable checkpoint: {error}") from error
+    except Exception as error:  # damaged content makes the reader fail in any way it likes
+        reason = (str(error).strip().splitlines() or [""])[0][:160]
+        raise BadDataError(f"{path}: not a readable checkpoint: {type(error).__name__} {reason}") from error
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise BadDataError(f"{path}: not a checkpoint of this version")
     return cast("dict[str, Any]", state)

@@ -277,7 +277,7 @@ constexpr Kernels table(const char* name) {
     k.width = WIDTH;
     for (int nv = 1; nv <= MAX_VECTORS; ++nv) k.rows_for[nv] = rows_for(nv);
     fill_widths<float>(k, k.tiles[FLOATS]);
-#if STREAMDAC_FMA >= 256
+#if STREAMDAC_FMA
     fill_widths<uint16_t>(k, k.tiles[HALVES]);
     k.reads_halves = true;
 #endif

@@ -15,6 +15,8 @@ INLINE V load(const float* p) { return *reinterpret_cast<const VU*>(p); }
 INLINE V load(const uint16_t* p) { return (V)_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p))); }
 #elif STREAMDAC_FMA == 256
 INLINE V load(const uint16_t* p) { return (V)_mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))); }
+#elif STREAMDAC_FMA == 64
+INLINE V load(const uint16_t* p) { return (V)vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p))); }
 #endif
 INLINE void store(float* p, V v) { *reinterpret_cast<VU*>(p) = v; }
 INLINE V splat(float x) { return x - V{}; }  // not V{} + x: that turns -0 into 0
