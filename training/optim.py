@@ -166,9 +166,8 @@ class Optimizers:
         # Decay only means something for plain matrices; alpha, bias and the norms of weight norm are kept free.
         decayed = [name for name in rest if name.endswith(("weight_v", "codebook.weight"))]
         free = [name for name in rest if name not in decayed]
-        self._once = [
-            name not in norms for name in decayed + free
-        ]  # of what AdamW had when it had the norms too, what it has
+        # Older checkpoints: what AdamW had when it had Muon's norms too, and whether it still has it.
+        self._kept = [name not in norms for name in decayed + free]
         groups = [
             {"params": [named[name] for name in decayed], "weight_decay": recipe.weight_decay},
             {"params": [named[name] for name in free if name not in norms], "weight_decay": 0.0},
@@ -219,12 +218,12 @@ class Optimizers:
     def _present(self, state: dict[str, Any]) -> dict[str, Any]:
         """`state` as it is written now; in older checkpoints AdamW held the norms, and Muon directions alone."""
         adamw, muon = state["adamw"], state["muon"]
-        if muon is None or sum(len(group["params"]) for group in adamw["param_groups"]) != len(self._once):
+        if muon is None or sum(len(group["params"]) for group in adamw["param_groups"]) != len(self._kept):
             return state
-        places = list(itertools.accumulate(self._once, initial=0))
-        moved = {places[i]: values for i, values in adamw["state"].items() if self._once[i]}
+        places = list(itertools.accumulate(self._kept, initial=0))
+        moved = {places[i]: values for i, values in adamw["state"].items() if self._kept[i]}
         groups = [
-            {**group, "params": [places[i] for i in group["params"] if self._once[i]]}
+            {**group, "params": [places[i] for i in group["params"] if self._kept[i]]}
             for group in adamw["param_groups"]
         ]
         pairs = [{**group, "params": list(range(2 * len(group["params"])))} for group in muon["param_groups"]]
