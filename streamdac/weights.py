@@ -93,7 +93,7 @@ def _load_safetensors(path: Path) -> Weights:
 
 
 def _load_official(path: Path) -> Weights:
-    content = _read_pickle(path)
+    content = read_saved(path, "a plain weights file")
     if not (isinstance(content, dict) and isinstance(content.get("state_dict"), Mapping)):
         raise BadDataError(f"{path}: no state_dict in it; need an official weights file or safetensors")
     metadata = content.get("metadata")
@@ -106,17 +106,24 @@ def _load_official(path: Path) -> Weights:
     return Weights(config_from_mapping(kwargs, default_padding=CENTRED), tensors, {"name": path.stem})
 
 
-def _read_pickle(path: Path) -> Any:
+def read_saved(path: Path, what: str) -> Any:
+    """What `torch.save` wrote to a file: tensors and plain types only, nothing is executed. `what` it should be, for errors.
+
+    Raises:
+        BadDataError: it is not such a file, is damaged, or holds anything else.
+    """
     if not zipfile.is_zipfile(path):
-        raise BadDataError(f"{path}: not a plain weights file: need safetensors or the zip that torch.save writes")
+        raise BadDataError(
+            f"{path}: not {what}: {path.stat().st_size} bytes that are not the zip which torch.save writes"
+        )
     with zipfile.ZipFile(path) as archive:
         if any("/.data/" in name and name.endswith("extern_modules") for name in archive.namelist()):
-            raise BadDataError(f"{path}: a torch.package file runs code when loaded; need the plain weights.pth")
+            raise BadDataError(f"{path}: a torch.package file runs code when loaded; need {what}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged content makes the reader fail in any way it likes
-        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
-        raise BadDataError(f"{path}: not a plain weights file: {reason}") from error
+        reason = (str(error).strip().splitlines() or [""])[0][:160]
+        raise BadDataError(f"{path}: not {what}: {type(error).__name__} {reason}") from error
 
 
 def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

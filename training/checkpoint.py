@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,7 +17,7 @@ from streamdac.errors import BadDataError, NoInputError, OutputError, UsageError
 from streamdac.files import written_whole
 from streamdac.nn import DAC
 from streamdac.nn.layers import fold_weight_norm
-from streamdac.weights import load_weights
+from streamdac.weights import load_weights, read_saved
 
 from .widen import WIDTHS, holds, widened
 
@@ -57,13 +56,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     path = path / LATEST if path.is_dir() else path
     if not path.exists():
         raise NoInputError(f"{path}: no checkpoint")
-    if not zipfile.is_zipfile(path):
-        raise BadDataError(f"{path}: not a readable checkpoint: {path.stat().st_size} bytes without a zip file's end")
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged content makes the reader fail in any way it likes
-        reason = (str(error).strip().splitlines() or [""])[0][:160]
-        raise BadDataError(f"{path}: not a readable checkpoint: {type(error).__name__} {reason}") from error
+    state = read_saved(path, "a readable checkpoint")
     if not isinstance(state, dict) or state.get("format") != FORMAT:
         raise BadDataError(f"{path}: not a checkpoint of this version")
     return cast("dict[str, Any]", state)
@@ -92,12 +85,15 @@ def export_weights(checkpoint: dict[str, Any], path: Path, *, average: bool = Tr
         "step": str(checkpoint["step"]),
         "audio_seconds": str(round(checkpoint["audio_seconds"])),
     }
-    halves = {
-        key: value.cpu().contiguous() if key.startswith(exact) else half_precision(value)
-        for key, value in sorted(weights.items())
-    }
-    for stem in (key.removesuffix("_v") for key in halves if key.endswith("weight_v") and not key.startswith(exact)):
-        halves[f"{stem}_v"], halves[f"{stem}_g"] = _whole(weights[f"{stem}_v"], weights[f"{stem}_g"])
+    halves: dict[str, Tensor] = {}
+    for key, value in sorted(weights.items()):
+        if key.startswith(exact):
+            halves[key] = value.cpu().contiguous()
+        elif key.endswith("weight_g"):
+            direction = f"{key.removesuffix('g')}v"
+            halves[key], halves[direction] = _whole(value, weights[direction])
+        elif not key.endswith("weight_v"):
+            halves[key] = half_precision(value)
     try:
         with written_whole(path, force=True) as temporary:
             save_file(halves, temporary, metadata)
@@ -105,14 +101,14 @@ def export_weights(checkpoint: dict[str, Any], path: Path, *, average: bool = Tr
         raise OutputError(f"{path}: cannot write the weights: {error}") from error
 
 
-def _whole(v: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-    """The weight in half precision as its own direction, and its norms as they are: `fold_weight_norm` then changes nothing."""
+def _whole(g: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+    """Norms as they are, and the weight in half precision as its own direction: `fold_weight_norm` then changes nothing."""
     v, g = v.cpu(), g.cpu()
     weight = half_precision(fold_weight_norm(v, g))
     norms = torch.linalg.vector_norm(weight.double(), dim=(1, 2), keepdim=True)
     empty = norms == 0  # a direction needs a length
     direction = half_precision(v / torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True))
-    return torch.where(empty, direction, weight).contiguous(), torch.where(empty, g, norms).float().contiguous()
+    return torch.where(empty, g, norms).float().contiguous(), torch.where(empty, direction, weight).contiguous()
 
 
 def half_precision(value: Tensor) -> Tensor:

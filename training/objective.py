@@ -36,6 +36,10 @@ class Adversary(Protocol):
     active: bool
     """Whether they have begun."""
 
+    @property
+    def ramp(self) -> float:
+        """Factor on what the codec is told, 0 to 1."""
+
     def learn(self, estimate: Tensor, target: Tensor) -> dict[str, Tensor]:
         """Train the discriminators on one batch; figures for the log."""
 
@@ -96,7 +100,8 @@ class Objective(nn.Module):
         figures: dict[str, Tensor] = {}
         if self._adversary is not None and self._adversary.active:
             figures = self._adversary.learn(estimate, target)
-            parts |= self._adversary.generator_losses(balance(estimate, self.shares.adversarial), target)
+            share = self.shares.adversarial * self._adversary.ramp  # a share is the same for a loss of any size
+            parts |= self._adversary.generator_losses(balance(estimate, share), target)
         total = self.weighted(parts)
         detached = {name: loss.detach() for name, loss in parts.items()}
         return StepResult(total, detached | figures, estimate.detach(), codes, latents)

@@ -68,7 +68,8 @@ class Recipe:
     """muon (orthogonalised updates for convolutions, AdamW for the rest) or adamw."""
     lr: float = 1e-3
     """Peak learning rate of AdamW."""
-    muon_lr: float = 2e-3
+    muon_lr: float = 2.5e-4
+    """Peak learning rate of Muon, which moves whole weights; 1e-3 was measured to be too much for a transform start."""
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
     warmup_steps: int = 100

@@ -9,7 +9,9 @@ import torch
 
 from streamdac.nn import DAC
 from streamdac.training import fastnet
+from streamdac.training.adversary import Adversary
 from streamdac.training.objective import Objective
+from streamdac.training.processes import Processes
 from streamdac.training.recipe import Recipe, recipe_from_mapping
 
 MODEL = {
@@ -73,3 +75,29 @@ def test_gradient_shares_change_the_gradient_and_no_loss(shares: dict[str, float
         totals.append(float(result.total.detach()))
     assert totals[0] == totals[1]
     assert not torch.allclose(*gradients, rtol=0.1)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.0])
+def test_what_discriminators_tell_the_codec_grows_over_the_ramp_with_a_share_and_without(share: float) -> None:
+    torch.manual_seed(0)
+    none = dict.fromkeys(("mel", "stft", "waveform", "commitment", "codebook"), 0.0)
+    asked = recipe_from_mapping(
+        {
+            "model": MODEL,
+            "losses": {**none, "generator": 1.0, "feature": 2.0},
+            "balance": {"adversarial": share},
+            "discriminator": {"periods": [], "fft_sizes": [64], "channels": 4, "ramp_steps": 4},
+        }
+    )
+    adversary = Adversary(asked, Processes(), torch.float32)
+    adversary.active, adversary.scale = True, 0.0  # they stay what they are
+    network, audio = DAC(asked.model).eval(), 0.1 * torch.randn(2, 1, 4096)
+    objective = Objective(network, asked, torch.float32, adversary)
+    gradients = []
+    for _ in range(5):
+        total = objective(audio, False).total
+        gradients.append(torch.autograd.grad(total, network.decoder.model[0].weight_v)[0])
+    for gradient, ramp in zip(gradients, (0.25, 0.5, 0.75, 1.0), strict=False):
+        torch.testing.assert_close(
+            gradient, ramp * gradients[4], rtol=1e-3, atol=1e-6 * float(gradients[4].abs().max())
+        )
