@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .discriminators import Discriminator, Maps, discriminator_loss, feature_loss, generator_loss
+from .optim import load_averages
 from .processes import Processes
 from .recipe import Recipe
 
@@ -97,5 +98,5 @@ class Adversary:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        load_averages(self.optimizer, state["optimizer"])
         self.active, self.updates = state["active"], state["updates"]

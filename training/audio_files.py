@@ -41,18 +41,21 @@ def find_audio(paths: str | Path | Sequence[str | Path], split: str = "train") -
     20th is the split valid and the others are train, always the same ones; any other split is all of them.
     """
     found: list[AudioFile] = []
+    without: list[str] = []
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
         if not path.exists():
             raise NoInputError(f"{path}: no such file or folder")
         index = path / "index.tsv" if path.is_dir() else path
         if index.suffix == ".tsv" and index.exists() and (listed := _from_index(index, split)) is not None:
-            if not listed:
-                raise NoInputError(f"{index}: nothing of split {split} in it")
             found += listed
+            if not listed:
+                without.append(str(index))
         else:
             found += _of_split(_from_folder(path), path, split)
     if not found:
-        raise NoInputError("no audio: no path was given")
+        raise NoInputError(
+            f"{', '.join(without)}: nothing of split {split} in it" if without else "no audio: no path was given"
+        )
     return found
 
 

@@ -74,10 +74,7 @@ def export_weights(checkpoint: dict[str, Any], path: Path, *, average: bool = Tr
     Raises:
         OutputError: it cannot be written.
     """
-    weights = _weights(checkpoint, average=average)
     recipe = checkpoint["recipe"]
-    # Rounded, a quantiser has another fingerprint: where it was frozen to keep its streams decodable, it is left as it is.
-    exact = "quantizer." if recipe.get("freeze") == "encoder" else "no such name"
     metadata = {
         "format": WEIGHTS_FORMAT,
         "name": name or str(recipe["name"]),
@@ -85,20 +82,29 @@ def export_weights(checkpoint: dict[str, Any], path: Path, *, average: bool = Tr
         "step": str(checkpoint["step"]),
         "audio_seconds": str(round(checkpoint["audio_seconds"])),
     }
-    halves: dict[str, Tensor] = {}
-    for key, value in sorted(weights.items()):
-        if key.startswith(exact):
-            halves[key] = value.cpu().contiguous()
-        elif key.endswith("weight_g"):
-            direction = f"{key.removesuffix('g')}v"
-            halves[key], halves[direction] = _whole(value, weights[direction])
-        elif not key.endswith("weight_v"):
-            halves[key] = half_precision(value)
+    tensors = exported(checkpoint, average=average)
     try:
         with written_whole(path, force=True) as temporary:
-            save_file(halves, temporary, metadata)
+            save_file(tensors, temporary, metadata)
     except SafetensorError as error:
         raise OutputError(f"{path}: cannot write the weights: {error}") from error
+
+
+def exported(checkpoint: dict[str, Any], *, average: bool = True) -> dict[str, Tensor]:
+    """A checkpoint's weights as `export_weights` writes them: what streams that are made with them depend on."""
+    weights = cast("dict[str, Tensor]", checkpoint["average"]["values"] if average else checkpoint["network"])
+    # Rounded, a quantiser has another fingerprint: where it was frozen to keep its streams decodable, it is left as it is.
+    exact = "quantizer." if checkpoint["recipe"].get("freeze") == "encoder" else "no such name"
+    tensors: dict[str, Tensor] = {}
+    for key, value in sorted(weights.items()):
+        if key.startswith(exact):
+            tensors[key] = value.cpu().contiguous()
+        elif key.endswith("weight_g"):
+            direction = f"{key.removesuffix('g')}v"
+            tensors[key], tensors[direction] = _whole(value, weights[direction])
+        elif not key.endswith("weight_v"):
+            tensors[key] = half_precision(value)
+    return tensors
 
 
 def _whole(g: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,12 +132,8 @@ def model_config(checkpoint: dict[str, Any]) -> ModelConfig:
     return config_from_mapping(checkpoint["recipe"]["model"])
 
 
-def _weights(checkpoint: dict[str, Any], *, average: bool) -> dict[str, Tensor]:
-    return cast("dict[str, Tensor]", checkpoint["average"]["values"] if average else checkpoint["network"])
-
-
 def load_initial(network: DAC, path: Path) -> None:
-    """Start `network` from a weights file, or from the averaged weights of a checkpoint or run.
+    """Start `network` from a weights file, or from what would be exported of a checkpoint or run.
 
     They may be of the other padding, have narrower layers, more codebooks, another quantiser dropout, no predictor and no
     long-term filter; all else must be the same.
@@ -143,7 +145,7 @@ def load_initial(network: DAC, path: Path) -> None:
     """
     if path.is_dir() or path.suffix == ".pt":
         checkpoint = load_checkpoint(path)
-        config, tensors = model_config(checkpoint), _weights(checkpoint, average=True)
+        config, tensors = model_config(checkpoint), exported(checkpoint)
     else:
         weights = load_weights(path)
         config, tensors = weights.config, dict(weights.tensors)

@@ -48,6 +48,7 @@ def build_corpus(
     try:
         destination.mkdir(parents=True, exist_ok=True)
         _check_rate(destination, rate)
+        _check_names(extra)
         for folder in extra:
             _build_folder(destination, folder, rate)
         for package in dict.fromkeys(source.package for source in sources):
@@ -67,6 +68,13 @@ def _check_rate(destination: Path, rate: int) -> None:
     for record in _records(destination):
         if record["rate"] != rate:
             raise UsageError(f"{destination} holds audio at {record['rate']} Hz, not {rate}: choose another folder")
+
+
+def _check_names(folders: Sequence[Path]) -> None:
+    by_name: dict[str, Path] = {}
+    for folder in map(Path.resolve, folders):
+        if (other := by_name.setdefault(folder.name, folder)) != folder:
+            raise UsageError(f"{other} and {folder} would both be extra-{folder.name} in the corpus: rename one")
 
 
 def _records(destination: Path) -> list[dict[str, Any]]:
@@ -114,9 +122,12 @@ def _build_folder(destination: Path, folder: Path, rate: int) -> None:
     marker = destination / MARKERS / f"speech-{entry.package}.json"
     if _is_done(marker, recipe):
         return
+    before = json.loads(marker.read_text()).get("folder") if marker.exists() else None
+    if before not in (None, str(folder.resolve())) and Path(before).is_dir():
+        raise UsageError(f"{entry.package} of the corpus is from {before}: rename {folder} to have both")
     with tempfile.TemporaryDirectory(prefix=".partial-", dir=destination) as name:
         record = write_items(items, entry, Path(name))
-        record |= {"recipe": recipe, "version": "", "licence": "as the folder says"}
+        record |= {"recipe": recipe, "version": "", "licence": "as the folder says", "folder": str(folder.resolve())}
         put_in_place(Path(name), entry, destination, marker, record)
     _report(entry, record)
 

@@ -18,6 +18,8 @@ from .corpus_audio import Audio, gated_level
 
 PEAK = 0.98
 MAX_GAIN_DB = 24.0
+SHORTEST_CLIP = 2048  # samples: the widest window of the distances
+_PATIENCE = 20  # times `Mix.tries` draws of digital silence until training gives up
 SILENT_DB = -50.0  # a segment whose gated level is below this is drawn again
 
 
@@ -140,7 +142,10 @@ class SegmentSampler:
     def _loud_segment(self, kind: str, rng: np.random.Generator) -> tuple[Audio, float]:
         """A segment [T] of `kind` and its level in dB: the first that is not silent, else the loudest of the tries."""
         best: tuple[Audio, float] | None = None
-        for _ in range(self.mix.tries):
+        draws = _PATIENCE * self.mix.tries
+        for number in range(draws):
+            if number >= self.mix.tries and best is not None and best[1] > -np.inf:
+                break
             file = self._draws[kind](rng)
             audio = self._cut(file, rng)
             if audio is None:
@@ -152,7 +157,7 @@ class SegmentSampler:
                 break
         if best is None or best[1] == -np.inf:
             raise BadDataError(
-                f"{self.mix.tries} {kind} segments in a row were silent or unreadable "
+                f"{draws} {kind} segments in a row were silent or unreadable "
                 f"({len(self.files.bad)} of {len(self.files.entries)} files cannot be read)"
             )
         return best
@@ -216,26 +221,36 @@ def held_out_clips(
     split: str = "valid",
     clip_seconds: float | None = None,
     clips_per_group: int | None = None,
+    most: int | None = None,
     kind: str | None = None,
 ) -> list[HeldOutClip]:
     """Clips of a split, always the same ones: whole files, or the first `clip_seconds` of each, not silent.
 
-    With `clips_per_group` as many are taken of each group, spread over its files. Where all files begin with silence,
-    the first stretch of each that is not silent is taken.
+    With `clips_per_group` as many are taken of each group, spread over its files; with `most` as well, of so many groups,
+    spread over all, that there are no more in all. Where all files begin with silence, the first stretch of each that is not
+    silent is taken. What has less than `SHORTEST_CLIP` samples is left out.
+
+    Raises:
+        BadDataError: there is none.
     """
     files = AudioFiles(find_audio(paths, split), sample_rate)
     groups: dict[tuple[str, str], list[AudioFile]] = {}
     for file in files.entries:
         if kind in (None, file.kind):
             groups.setdefault((file.kind, file.group), []).append(file)
+    chosen = list(groups.values())
+    if most is not None and clips_per_group is not None:
+        count = min(len(chosen), max(1, most // clips_per_group))
+        chosen = [chosen[number * len(chosen) // count] for number in range(count)]
     for search in (False, True):
-        found = (_clips_of(files, group, clip_seconds, clips_per_group, search=search) for group in groups.values())
+        found = (_clips_of(files, group, clip_seconds, clips_per_group, search=search) for group in chosen)
         if clips := [clip for group in found for clip in group]:
             break
     else:
         raise BadDataError(
             f"no clip to measure on in split {split}{f' of kind {kind}' if kind else ''}: "
-            f"{len(files.entries)} files, {len(files.bad)} unreadable, the others silent"
+            f"{len(files.entries)} files, {len(files.bad)} unreadable, the others silent "
+            f"or shorter than {SHORTEST_CLIP} samples"
         )
     return clips
 
@@ -249,6 +264,8 @@ def _clips_of(
         file = group[number * len(group) // wanted if wanted < len(group) else number % len(group)]
         whole = files.samples(file)
         count = whole if seconds is None else min(whole, round(seconds * files.sample_rate))
+        if count < SHORTEST_CLIP:
+            continue
         first = number // len(group) * count if wanted > len(group) else 0
         for start in range(first, whole - count + 1 if search else min(first, whole - count) + 1, count):
             audio = files.read(file, start, count)

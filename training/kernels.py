@@ -85,9 +85,9 @@ def library() -> ctypes.CDLL | None:
     if compiler is None:
         print("note: no C++ compiler found, training uses plain torch (slower)", file=sys.stderr)
         return None
-    identity = SOURCE.read_bytes() + " ".join((compiler, *FLAGS, *LINK, _cpu())).encode()
-    target = _cache_folder() / f"kernels-{hashlib.sha256(identity).hexdigest()[:16]}.so"
     try:
+        identity = SOURCE.read_bytes() + " ".join((compiler, *FLAGS, *LINK, _cpu())).encode()
+        target = _cache_folder() / f"kernels-{hashlib.sha256(identity).hexdigest()[:16]}.so"
         if not target.exists():
             _compile(compiler, target)
         loaded = ctypes.CDLL(str(target))

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from streamdac.errors import UsageError
 from streamdac.nn import DAC
 
 from . import fastnet
@@ -84,7 +85,8 @@ class Trainer:
         """Lowest mel distance on held-out clips so far, with all the codebooks that are measured."""
         self.stop = False
         """Set from outside (a signal): finish the step, write a checkpoint, return."""
-        self._begun = False
+        self.begun = False
+        """Whether the network is no longer as it was made: a start, other weights or a checkpoint came first."""
         self._wrapped: nn.Module | None = None
         self._sampler: tuple[tuple[int, float], SegmentSampler] | None = None
         self._held_out: HeldOut | None = None
@@ -104,7 +106,7 @@ class Trainer:
         load_initial(self.network, weights)
         self.average.restart(self.network)
         self.quantising = True
-        self._begun = True
+        self.begun = True
 
     def save(self, name: str = LATEST) -> None:
         """Write a checkpoint into the run's folder (first process only)."""
@@ -156,12 +158,13 @@ class Trainer:
 
         Raises:
             BadDataError: a loss or gradient is not finite; the last checkpoint is untouched.
+            UsageError: the budget is used before it begins, or what is frozen was never trained.
         """
-        if self.step == 0 and not self._begun:
+        self._check_before(budget)
+        if not self.begun:
             self.begin()
         self.network.train()
-        predictor = self.network.quantizer.predictor
-        if self.quantising and predictor is not None and predictor.without_effect:
+        if self.quantising and self._to_predict:
             self.begin_predicting()
         self._wrap()
         if self.processes.first:
@@ -177,13 +180,33 @@ class Trainer:
                 if self.step % self.recipe.log_every == 0:
                     self._report(window, budget)
                 if self.step % self.recipe.valid_every == 0:
+                    begun = time.monotonic()
                     self.validate()
+                    self.processes.any(False)  # the others wait for the first
+                    self.elapsed += self.processes.shared(time.monotonic() - begun)
                 if self.step in self.recipe.keep_steps:
                     self.save(f"checkpoint-{self.step}.pt")
                 if time.monotonic() - saved > 60 * self.recipe.checkpoint_minutes:
                     self.save()
                     saved = time.monotonic()
         self.save()
+
+    @property
+    def _to_predict(self) -> bool:
+        """Whether there is a predictor that was never fitted."""
+        predictor = self.network.quantizer.predictor
+        return predictor is not None and predictor.without_effect
+
+    def _check_before(self, budget: Budget) -> None:
+        if self.recipe.freeze and (not self.quantising or self._to_predict):
+            raise UsageError(
+                f"freeze {self.recipe.freeze}: codebooks {'and a predictor ' if self._to_predict else ''}would have to be "
+                "fitted first; start from weights that have them (--init, --from), or set model.predictor_dim=0"
+            )
+        if budget.max_steps is not None and budget.max_steps <= self.origin[0]:
+            raise UsageError(
+                f"{budget.max_steps} steps at most, but the run goes on from step {self.origin[0]}: ask for more"
+            )
 
     def _wrap(self) -> None:
         self._wrapped = self.processes.wrap(self.objective, some_unused=not self.quantising)
@@ -254,6 +277,7 @@ class Trainer:
 
     def begin(self) -> None:
         """What a new run does before its first step; needs data."""
+        self.begun = True
         if self.recipe.start != "transform":
             return
         audio = [self.processes.gather(self._draw_apart(-1 - number, 0)) for number in range(16)]

@@ -211,9 +211,9 @@ class Optimizers:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continue where `state_dict` was taken."""
         state = self._present(state)
-        self.adamw.load_state_dict(state["adamw"])
+        load_averages(self.adamw, state["adamw"])
         if self.muon is not None:
-            self.muon.load_state_dict(state["muon"])
+            load_averages(self.muon, state["muon"])
 
     def _present(self, state: dict[str, Any]) -> dict[str, Any]:
         """`state` as it is written now; in older checkpoints AdamW held the norms, and Muon directions alone."""
@@ -232,6 +232,14 @@ class Optimizers:
             "adamw": {"state": moved, "param_groups": groups},
             "muon": {"state": directions, "param_groups": pairs},
         }
+
+
+def load_averages(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """`optimizer.load_state_dict(state)`, but decay rates and the like stay those that `optimizer` was made with."""
+    settings = [{key: value for key, value in g.items() if key != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, mine in zip(optimizer.param_groups, settings, strict=True):
+        group.update(mine)
 
 
 def learning_rate_scale(recipe: Recipe, step: int, progress: float) -> float:

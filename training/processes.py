@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from streamdac.errors import UnavailableError, UsageError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -77,10 +79,22 @@ class Processes:
 
 
 def join_processes(device: str) -> Processes:
-    """Join the other processes if torchrun started this one; `device` is cpu, cuda, cuda:0 ... (each rank takes its own)."""
+    """Join the other processes if torchrun started this one; `device` is cpu, cuda, cuda:0 ... (each rank takes its own).
+
+    Raises:
+        UsageError: there is no such device.
+        UnavailableError: it is CUDA, and there is none here.
+    """
+    try:
+        mine = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f"no device {device!r}: need cpu, cuda, cuda:0, ...") from error
+    if mine.type == "cuda" and not torch.cuda.is_available():
+        raise UnavailableError(f"device {device}: torch {torch.__version__} finds no CUDA here")
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return Processes(device=torch.device(device))
-    mine = torch.device(device, int(os.environ.get("LOCAL_RANK", "0"))) if device == "cuda" else torch.device(device)
+        return Processes(device=mine)
+    if device == "cuda":
+        mine = torch.device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if mine.type == "cuda" else "gloo")
     return Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), mine)

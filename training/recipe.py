@@ -8,11 +8,12 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 from streamdac.config import PRESETS, ModelConfig, config_from_mapping
 from streamdac.errors import BadDataError, UsageError
 
+from .data import SHORTEST_CLIP, Mix
 from .settings import DiscriminatorSettings, GradientShares, LossWeights
 
 CONFIGS = Path(__file__).with_name("configs")
@@ -155,6 +156,12 @@ class Recipe:
             )
         if not 4 <= self.lines_period <= 1024 or self.lines_period % 2:
             raise UsageError(f"lines_period {self.lines_period} must be even, from 4 to 1024")
+        if not self.valid_codebooks or min(self.valid_codebooks) < 1:
+            raise UsageError(f"valid_codebooks {self.valid_codebooks} must be numbers of codebooks, at least one")
+        if self.valid_seconds * self.model.sample_rate < SHORTEST_CLIP:
+            raise UsageError(f"valid_seconds {self.valid_seconds:g} are less than {SHORTEST_CLIP} samples")
+        if not all(0 <= decay < 1 for decay in (*self.betas, self.codebook_decay)):
+            raise UsageError(f"betas {self.betas} and codebook_decay {self.codebook_decay} must lie in 0..1")
         if self.decay_from < 0:
             raise UsageError(f"decay_from is {self.decay_from}, need 0 or more")
         if min(self.segment_seconds, self.early_segment_seconds) * self.model.sample_rate < 2048:
@@ -183,20 +190,45 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list | tuple) else value
 
 
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a plain value with tuples for lists is of a field's type."""
+    parts = get_args(wanted)
+    if get_origin(wanted) is tuple:
+        if not isinstance(value, tuple):
+            return False
+        each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
+        return len(each) == len(value) and all(map(_fits, value, each))
+    if wanted in (int, float):
+        return isinstance(value, int | wanted) and not isinstance(value, bool)
+    return isinstance(value, get_origin(wanted) or wanted)
+
+
+def _described(wanted: Any) -> str:
+    if get_origin(wanted) is tuple:
+        first, *others = get_args(wanted)
+        return f"a list of {'any number of' if Ellipsis in others else 1 + len(others)} x {_described(first)}"
+    names = {float: "a number", Mapping: "settings"}
+    return names.get(get_origin(wanted) or wanted) or str(wanted.__name__)
+
+
 def _plain(kind: type, values: Mapping[str, Any], where: str) -> dict[str, Any]:
     """`values` with lists as tuples and integers as floats where the field wants them; unknown names are refused."""
-    fields = {f.name: f for f in dataclasses.fields(kind)}
-    if unknown := sorted(set(values) - set(fields)):
+    types = get_type_hints(kind)
+    if unknown := sorted(set(values) - {f.name for f in dataclasses.fields(kind)}):
         raise UsageError(f"unknown setting in {where}: {', '.join(unknown)}")
-    plain: dict[str, Any] = {}
-    for key, value in values.items():
-        wanted = str(fields[key].type)
-        value = _frozen(value)
-        good = {"float": (int, float), "int": (int,), "str": (str,)}.get(wanted)
-        if good and (not isinstance(value, good) or isinstance(value, bool)):
-            raise UsageError(f"{key} is {value!r}, need {'a number' if wanted == 'float' else wanted} in {where}")
-        plain[key] = float(value) if wanted == "float" else value
-    return plain
+    plain = {key: _frozen(value) for key, value in values.items()}
+    for key, value in plain.items():
+        if not _fits(value, types[key]):
+            raise UsageError(f"{key} is {values[key]!r}, need {_described(types[key])} in {where}")
+    return {key: float(value) if types[key] is float else value for key, value in plain.items()}
+
+
+def _settings(values: dict[str, Any], group: str, where: str) -> dict[str, Any]:
+    """A group of settings, taken out of `values`."""
+    settings = values.pop(group, {})
+    if not isinstance(settings, Mapping):
+        raise UsageError(f"{group} is {settings!r}, need settings in {where}")
+    return dict(settings)
 
 
 def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Recipe:
@@ -206,10 +238,10 @@ def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Rec
         UsageError: an unknown setting, or a value of the wrong type or range.
     """
     values = dict(values)
-    model_values = dict(values.pop("model", {}))
-    loss_values = dict(values.pop("losses", {}))
-    discriminator_values = dict(values.pop("discriminator", {}))
-    balance = GradientShares(**_plain(GradientShares, dict(values.pop("balance", {})), where))
+    model_values, loss_values, discriminator_values, balance_values = (
+        _settings(values, group, where) for group in ("model", "losses", "discriminator", "balance")
+    )
+    balance = GradientShares(**_plain(GradientShares, balance_values, where))
     preset = model_values.pop("preset", None)
     if preset is not None and preset not in PRESETS:
         raise UsageError(f"no preset {preset!r} in {where}; there are {', '.join(PRESETS)}")
@@ -224,6 +256,7 @@ def recipe_from_mapping(values: Mapping[str, Any], where: str = "recipe") -> Rec
     losses = LossWeights(**_plain(LossWeights, loss_values, where))
     discriminator = DiscriminatorSettings(**_plain(DiscriminatorSettings, discriminator_values, where))
     rest = _plain(Recipe, values, where)
+    Mix(**_plain(Mix, rest.get("mix", {}), f"mix of {where}"))  # what is wrong with it is said now
     return Recipe(model=model, losses=losses, discriminator=discriminator, balance=balance, **rest)
 
 
@@ -277,6 +310,8 @@ def _change(values: dict[str, Any], change: str) -> None:
     if not equals or not key:
         raise UsageError(f"{change!r} is no key=value")
     *folders, last = key.split(".")
+    if folders == ["mix", "kind_weights"]:  # one kind's weight; the others keep theirs
+        values.setdefault("mix", {}).setdefault("kind_weights", dict(Mix().kind_weights))
     for folder in folders:
         inner = values.setdefault(folder, {})
         if not isinstance(inner, dict):

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from streamdac.errors import UsageError
+
+from .checkpoint import exported
 
 if TYPE_CHECKING:
     from .loop import Trainer
@@ -46,6 +50,8 @@ def restore(run: Trainer, state: dict[str, Any], *, branch: bool) -> None:
         raise UsageError(f"the run has freeze {frozen!r}, the config {run.recipe.freeze!r}: branch off it with --from")
     run.network.load_state_dict(state["network"])
     run.average.restore(state["average"]["updates"], state["average"]["values"])
+    if frozen != run.recipe.freeze:
+        _freeze_as_exported(run, state)
     run.clipper.running = state["clipper"]
     run.use.shares.copy_(state["use"])
     if run.means is not None and state.get("means") is not None:
@@ -53,13 +59,23 @@ def restore(run: Trainer, state: dict[str, Any], *, branch: bool) -> None:
         run.means.sums.copy_(state["means"]["sums"])
     run.step, run.elapsed, run.audio_seconds = state["step"], state["elapsed"], state["audio_seconds"]
     run.origin = (run.step, run.elapsed) if branch else (int(state["origin"][0]), float(state["origin"][1]))
-    run.quantising = state["quantising"]
+    run.quantising, run.begun = state["quantising"], True
     run.best = state.get("best", float("inf"))
     if run.adversary is not None and state.get("adversary") is not None:
         try:
             run.adversary.load_state_dict(state["adversary"])
         except (RuntimeError, ValueError) as error:
             raise UsageError("the checkpoint is of other discriminators than the config") from error
+
+
+def _freeze_as_exported(run: Trainer, state: dict[str, Any]) -> None:
+    """What is trained no more stays what streams were made with: the averages, rounded as an export rounds them."""
+    tensors = exported(state)
+    with torch.no_grad():
+        for name, parameter in run.network.named_parameters():
+            if not parameter.requires_grad:
+                parameter.copy_(tensors[name])
+                run.average.values[name].copy_(tensors[name])
 
 
 def _restore_optimizers(run: Trainer, state: dict[str, Any]) -> None:

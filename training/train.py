@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from .recipe import Recipe
 
 
+_INSISTS_AFTER = 3.0  # seconds
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt
 
 
@@ -81,6 +84,7 @@ def train_command(
         seconds = None if budget_minutes is None else 60 * budget_minutes
         trainer.train(Budget(max_steps or recipe.steps or None, seconds))
         trainer.validate()
+        trainer.save()  # with the best so far
     finally:
         if log is not None:
             log.say(f"stopped at step {trainer.step}, {trainer.audio_seconds / 3600:.2f} hours of audio seen")
@@ -133,8 +137,15 @@ def _announce(say: Callable[[str], None], trainer: Trainer, recipe: Recipe, proc
 
 
 def _stop_on_signals(trainer: Trainer) -> None:
+    """The first signal ends the run with a checkpoint; one that comes later (torchrun sends each twice) ends it at once."""
+    first = math.inf
+
     def stop(_number: int, _frame: FrameType | None) -> None:
+        nonlocal first
         trainer.stop = True
+        if time.monotonic() - first > _INSISTS_AFTER:
+            raise KeyboardInterrupt
+        first = min(first, time.monotonic())
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, stop)

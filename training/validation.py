@@ -20,6 +20,7 @@ from .losses import SpectralLosses, at_one_length, level_normalised_l1, si_sdr
 from .recipe import Recipe
 
 _SHOWN = 4  # clips in TensorBoard
+_MOST = 64  # clips: more take minutes, and say little more
 
 
 def _perplexity(codes: Tensor, size: int) -> float:
@@ -83,12 +84,12 @@ class HeldOut:
 
     Raises:
         NoInputError: the data have none.
-        BadDataError: none of them can be read, or all are silent.
+        BadDataError: none of them can be read, or all are silent or too short.
     """
 
     def __init__(self, recipe: Recipe, data: Sequence[Path]) -> None:
         rate, seconds, most = recipe.model.sample_rate, recipe.valid_seconds, recipe.valid_clips
-        clips = held_out_clips(data, rate, clip_seconds=seconds, clips_per_group=most)
+        clips = held_out_clips(data, rate, clip_seconds=seconds, clips_per_group=most, most=_MOST)
         self.clips = [clip.audio for clip in clips]
         self._originals_shown = False
 

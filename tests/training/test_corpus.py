@@ -193,6 +193,19 @@ def test_bad_folders_and_rates_are_refused(tmp_path: Path, rate: int, make, erro
         corpus.build_corpus(tmp_path / "corpus", [], rate=rate, extra=[make(tmp_path)])
 
 
+def test_folders_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        write(tmp_path / place / "wavs/anna-0.wav", voice(3.0))
+    both = [tmp_path / "one/wavs", tmp_path / "two/wavs"]
+    with pytest.raises(UsageError, match="would both be extra-wavs"):
+        corpus.build_corpus(tmp_path / "corpus", [], rate=RATE, extra=both)
+    corpus.build_corpus(tmp_path / "corpus", [], rate=RATE, extra=both[:1])
+    with pytest.raises(UsageError, match=r"extra-wavs of the corpus is from .*one/wavs: rename .*two/wavs"):
+        corpus.build_corpus(tmp_path / "corpus", [], rate=RATE, extra=both[1:])
+    shutil.rmtree(tmp_path / "one")  # moved, not another one
+    corpus.build_corpus(tmp_path / "corpus", [], rate=RATE, extra=both[1:])
+
+
 def test_a_corpus_has_one_rate(tmp_path: Path) -> None:
     write(tmp_path / "own" / "anna-0.wav", voice(3.0))
     corpus.build_corpus(tmp_path / "corpus", [], rate=RATE, extra=[tmp_path / "own"])

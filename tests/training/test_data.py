@@ -146,9 +146,42 @@ def test_silent_stretches_are_drawn_again(tmp_path: Path) -> None:
     assert (np.abs(batch).max(1) > 0.01).all()
 
 
+def test_long_silences_are_drawn_past_and_change_nothing_else(tmp_path: Path) -> None:
+    write(tmp_path / "a/0.wav", np.concatenate([np.zeros(30 * RATE), noise(10)]))
+    patient = SegmentSampler(tmp_path, RATE, 0.4, 50, mix=Mix(tries=3)).draw(0)
+    assert (np.abs(patient[:, 0]).max(1) > 0.01).all()
+    usual = SegmentSampler(tmp_path, RATE, 0.4, 50, mix=Mix(tries=60)).draw(0)
+    np.testing.assert_array_equal(patient, usual)
+
+
+def test_clips_too_short_to_measure_are_left_out(tmp_path: Path) -> None:
+    write(tmp_path / "a/0.wav", noise(0.12))
+    with pytest.raises(BadDataError, match="silent or shorter than 2048 samples"):
+        held_out_clips(tmp_path, RATE)
+    write(tmp_path / "a/1.wav", noise(1))
+    assert [clip.name[-3:] for clip in held_out_clips(tmp_path, RATE)] == ["1@0"]
+
+
+def test_clips_of_many_groups_are_limited_and_spread_over_them(tmp_path: Path) -> None:
+    for number in range(12):
+        write(tmp_path / f"{number:02d}/0.wav", noise(0.3))
+        write(tmp_path / f"{number:02d}/1.wav", noise(0.3))
+    clips = held_out_clips(tmp_path, RATE, clip_seconds=0.3, clips_per_group=2, most=8)
+    assert [Path(clip.group).name for clip in clips] == ["00", "00", "03", "03", "06", "06", "09", "09"]
+
+
+def test_a_corpus_without_held_out_files_does_with_those_of_another(kinds: Path, tmp_path: Path) -> None:
+    write(tmp_path / "more/music.flac", noise(2))
+    rows = ["path\tkind\tpackage\tgroup\tseconds\tbandwidth_hz\tsplit", "music.flac\tmusic\tp\tg\t2.0\t\ttrain"]
+    (tmp_path / "more/index.tsv").write_text("\n".join(rows) + "\n")
+    both = [kinds, tmp_path / "more"]
+    assert [file.path.parent.name for file in find_audio(both, "valid")] == ["valid"]
+    assert len(find_audio(both)) == 3
+
+
 def test_nothing_but_silence_is_refused_with_counts(tmp_path: Path) -> None:
     write(tmp_path / "a/0.wav", np.zeros(2 * RATE))
-    with pytest.raises(BadDataError, match=r"12 speech segments in a row were silent or unreadable \(0 of 1 files"):
+    with pytest.raises(BadDataError, match=r"240 speech segments in a row were silent or unreadable \(0 of 1 files"):
         SegmentSampler(tmp_path, RATE, 0.4, 1).draw(0)
 
 

@@ -15,7 +15,7 @@ from streamdac.config import CENTRED, ModelConfig
 from streamdac.errors import BadDataError, NoInputError, UsageError
 from streamdac.nn import DAC
 from streamdac.nn.network import randomize
-from streamdac.training.checkpoint import BEST, export_weights, load_checkpoint
+from streamdac.training.checkpoint import BEST, export_weights, exported, load_checkpoint
 from streamdac.training.logs import RunLog
 from streamdac.training.loop import Budget, Trainer
 from streamdac.training.recipe import load_recipe
@@ -73,13 +73,14 @@ def test_a_causal_model_starts_from_an_official_file(audio_folder: Path, tmp_pat
     assert made.quantising
 
 
-def test_a_run_starts_from_another_runs_averaged_weights(audio_folder: Path, tmp_path: Path) -> None:
+def test_a_run_starts_from_what_another_run_would_export(audio_folder: Path, tmp_path: Path) -> None:
     first = trainer(audio_folder, tmp_path / "first", "quantise_from=0")
     first.train(Budget(max_steps=3))
     second = trainer(audio_folder, tmp_path / "second", "model.n_codebooks=1", "valid_codebooks=[1]")
     second.start_from(tmp_path / "first")
+    wanted = exported(first.state_dict())
     for name, value in second.network.state_dict().items():
-        assert torch.equal(value, first.average.values[name]), name
+        assert torch.equal(value, wanted[name].float()), name
 
 
 def test_a_long_term_filter_begins_behind_weights_that_had_none(audio_folder: Path, tmp_path: Path) -> None:
@@ -129,6 +130,36 @@ def test_with_the_encoder_frozen_old_codes_stay_decodable(
     assert new.fingerprint == old.fingerprint
     audio = 0.1 * np.random.default_rng(0).standard_normal(4000).astype(np.float32)
     assert not np.array_equal(new.decode(old.encode(audio)), old.decode(old.encode(audio)))
+
+
+@pytest.mark.parametrize("how", ["from", "init"])
+def test_streams_of_a_run_stay_decodable_when_its_decoder_alone_goes_on(
+    audio_folder: Path, tmp_path: Path, how: str
+) -> None:
+    trunk = trainer(audio_folder, tmp_path / "trunk", "quantise_from=0")
+    trunk.train(Budget(max_steps=4))
+    state = load_checkpoint(tmp_path / "trunk")
+    branch = trainer(audio_folder, tmp_path / "branch", "quantise_from=0", "freeze=encoder")
+    if how == "from":
+        branch.load_state_dict(state, branch=True)
+    else:
+        branch.start_from(tmp_path / "trunk")
+    branch.train(Budget(max_steps=8))
+    export_weights(state, tmp_path / "old.safetensors")
+    export_weights(load_checkpoint(tmp_path / "branch"), tmp_path / "new.safetensors")
+    old, new = load(tmp_path / "old.safetensors"), load(tmp_path / "new.safetensors")
+    assert new.fingerprint == old.fingerprint
+    audio = 0.1 * np.random.default_rng(0).standard_normal(4000).astype(np.float32)
+    assert np.array_equal(new.encode(audio), old.encode(audio))
+    assert not np.array_equal(new.decode(old.encode(audio)), old.decode(old.encode(audio)))
+
+
+@pytest.mark.parametrize("change", ["quantise_from=3", "model.predictor_dim=4"])
+def test_what_was_never_fitted_cannot_be_frozen(audio_folder: Path, tmp_path: Path, change: str) -> None:
+    made = trainer(audio_folder, tmp_path / "run", "freeze=encoder", "quantise_from=0", change)
+    with pytest.raises(UsageError, match=r"fitted first; start from weights.*--init"):
+        made.train(Budget(max_steps=4))
+    assert not list((tmp_path / "run").iterdir())
 
 
 def save_causal(path: Path, dtype: torch.dtype) -> Path:

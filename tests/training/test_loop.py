@@ -66,6 +66,54 @@ def test_a_resumed_run_is_bit_identical_to_an_uninterrupted_one(
     assert same(*states)
 
 
+def test_a_run_stopped_before_its_first_step_does_not_start_anew(audio_folder: Path, tmp_path: Path) -> None:
+    other = trainer(audio_folder, tmp_path / "other", "quantise_from=0")
+    export_weights(other.state_dict(), tmp_path / "w.safetensors")
+    made = trainer(audio_folder, tmp_path / "run")
+    made.start_from(tmp_path / "w.safetensors")
+    made.stop = True
+    made.train(Budget(max_steps=4))
+    assert made.step == 0
+    again = trainer(audio_folder, tmp_path / "run")
+    again.load_state_dict(load_checkpoint(tmp_path / "run"))
+    again.stop = True
+    again.train(Budget(max_steps=4))
+    assert same(again.network.state_dict(), made.network.state_dict())
+
+
+@pytest.mark.parametrize("optimizer", ["muon", "adamw"])
+def test_other_decays_hold_for_a_run_that_goes_on(audio_folder: Path, tmp_path: Path, optimizer: str) -> None:
+    adversarial = [
+        "losses.feature=1",
+        "discriminator.periods=[2]",
+        "discriminator.fft_sizes=[]",
+        "discriminator.width=0.0625",
+    ]
+    made = trainer(audio_folder, tmp_path / "run", f"optimizer={optimizer}", *adversarial)
+    made.train(Budget(max_steps=1))
+    changes = [
+        "betas=[0.7, 0.8]",
+        "weight_decay=0.3",
+        "discriminator.betas=[0.1, 0.2]",
+        "discriminator.weight_decay=0.4",
+    ]
+    other = trainer(audio_folder, tmp_path / "run", f"optimizer={optimizer}", *adversarial, *changes)
+    other.load_state_dict(load_checkpoint(tmp_path / "run"))
+    decays = [(group["betas"], group["weight_decay"]) for group in other.optimizers.adamw.param_groups]
+    assert decays == [((0.7, 0.8), 0.3), ((0.7, 0.8), 0.0)]
+    assert other.adversary is not None
+    assert [(g["betas"], g["weight_decay"]) for g in other.adversary.optimizer.param_groups] == [((0.1, 0.2), 0.4)]
+
+
+def test_a_branch_with_fewer_steps_than_its_trunk_has_is_refused(audio_folder: Path, tmp_path: Path) -> None:
+    trunk = trainer(audio_folder, tmp_path / "trunk")
+    trunk.train(Budget(max_steps=4))
+    branch = trainer(audio_folder, tmp_path / "branch")
+    branch.load_state_dict(load_checkpoint(tmp_path / "trunk"), branch=True)
+    with pytest.raises(UsageError, match="4 steps at most, but the run goes on from step 4"):
+        branch.train(Budget(max_steps=4))
+
+
 def test_losses_fall(audio_folder: Path, tmp_path: Path) -> None:
     made = trainer(audio_folder, tmp_path / "run", "quantise_from=30")
     before = made.validate()

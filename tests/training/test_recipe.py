@@ -56,11 +56,37 @@ def test_settings_change_by_key_and_value() -> None:
         ("losses.bands=-1", "bands=-1"),
         ("losses.structure=Infinity", "structure=inf"),
         ("balance.structure=NaN", "structure=nan"),
+        ("model=3", "model is 3, need settings"),
+        ("losses=1", "losses is 1, need settings"),
+        ("mix=3", "mix is 3, need settings"),
+        ("mix.foo=1", "mix of .*foo"),
+        ("mix.tries=many", "tries is 'many', need int"),
+        ("mix.level_db=[1]", r"level_db is \[1\], need a list of 2 x a number"),
+        ("mix.noise_probability=2", "probabilities"),
+        ("betas=0.9", "betas is 0.9, need a list of 2 x a number"),
+        ("betas=[0.9, 1]", "betas"),
+        ("valid_codebooks=8", "valid_codebooks is 8, need a list of any number of x int"),
+        ("valid_codebooks=[]", "valid_codebooks"),
+        ("valid_codebooks=[0]", "valid_codebooks"),
+        ("valid_seconds=0", "valid_seconds 0 are less than 2048 samples"),
+        ("keep_steps=5000", "keep_steps"),
+        ("codebook_decay=2", "codebook_decay"),
+        ("discriminator.periods=2", "periods is 2"),
+        ("discriminator.bands=[0.5, 1]", "bands"),
     ],
 )
 def test_a_wrong_change_is_refused_by_name(change: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         load_recipe("causal-24khz", [change])
+
+
+def test_the_weight_of_one_kind_leaves_the_others_theirs() -> None:
+    assert load_recipe("causal-24khz", ["mix.kind_weights.music=0.3"]).mix["kind_weights"] == {
+        "speech": 0.85,
+        "music": 0.3,
+        "effects": 0.05,
+    }
+    assert load_recipe("causal-24khz", ['mix.kind_weights={"music": 1}']).mix["kind_weights"] == {"music": 1}
 
 
 def test_an_unknown_or_broken_file_is_refused(tmp_path: Path) -> None:
