@@ -60,7 +60,7 @@ def stream_header(codec: Codec, channels: int, source_rate: int) -> Header:
     return Header(
         version=VERSION,
         fingerprint=codec.fingerprint,
-        model=codec.name[:64],
+        model=_model_name(codec.name),
         sample_rate=codec.sample_rate,
         hop_length=codec.hop_length,
         n_codebooks=codec.n_codebooks,
@@ -89,7 +89,13 @@ def check_header(header: Header, codec: Codec) -> None:
 def _renamed(header: Header, name: str) -> Header:
     from dataclasses import replace
 
-    return replace(header, model=name[:64])
+    return replace(header, model=_model_name(name))
+
+
+def _model_name(name: str) -> str:
+    """As much of a name as a header takes: 64 bytes, printable."""
+    printable = "".join(character if character.isprintable() else "?" for character in name)
+    return printable.encode()[:64].decode(errors="ignore")
 
 
 class StreamDecoding:

@@ -16,6 +16,7 @@ from .baseline import BaselineDecoder, BaselineEncoder
 from .codec import Codec, describe_executor, make_executor
 from .errors import UnavailableError
 from .executor import Executor
+from .native_executor import NativeExecutor
 from .nn.network import DAC
 from .ops import ConvOp, Part, TransposeOp
 from .plan import Plan
@@ -101,7 +102,8 @@ def executor_of(plan: Plan, name: str, threads: int) -> Executor | None:
 def _row(codec: Codec, op: str, name: str, threads: int, executor: Executor, times: Times, first: int) -> Row:
     own, base = times[f"{name} {threads}"], times["baseline"]
     sgemm, bandwidth = times[f"sgemm {threads}"].rate() / 1e9, times[f"bandwidth {threads}"].rate() / 1e9
-    flops, weights = part_flops(codec.plan, op), weight_bytes(codec.plan, op)
+    halved = isinstance(executor, NativeExecutor) and executor.reads_halves
+    flops, weights = part_flops(codec.plan, op), weight_bytes(codec.plan, op, halved=halved)
     roofline = min(sgemm, flops / (weights / bandwidth))
     p50, hop = own.median(), codec.hop_length / codec.sample_rate
     return Row(
@@ -140,8 +142,14 @@ def part_flops(plan: Plan, op: str) -> int:
     return round(total)
 
 
-def weight_bytes(plan: Plan, op: str) -> int:
-    """What one hop reads of the weights, the quantiser's included: 2 bytes each where half precision holds a layer's, else 4."""
+def weight_bytes(plan: Plan, op: str, *, halved: bool) -> int:
+    """What one hop reads of the weights, the quantiser's included.
+
+    Args:
+        plan: the network.
+        op: encode or decode.
+        halved: whether a layer's weights are read as 2 bytes each where half precision holds them; else all as 4.
+    """
     q = plan.quantizer
     search = [q.in_weight, q.directions, *q.cross]
     if (p := q.prediction) is not None:  # to go on from what the first codes say
@@ -149,7 +157,7 @@ def weight_bytes(plan: Plan, op: str) -> int:
     predict = [] if p is None else [p.first_weight, p.second_weight, p.last_weight]
     tensors = [*predict, *(search if op == "encode" else [q.out_weight])]
     layers = [layer for layer in _part(plan, op).ops if isinstance(layer, ConvOp | TransposeOp)]
-    convolutions = sum((4 if layer.halves is None else 2) * layer.weight.numel() for layer in layers)
+    convolutions = sum((2 if halved and layer.halves else 4) * layer.weight.numel() for layer in layers)
     return convolutions + 4 * sum(tensor.numel() for tensor in tensors)
 
 

@@ -175,13 +175,15 @@ def config_from_mapping(values: Mapping[str, Any], *, default_padding: str = CEN
     for key in ("encoder_rates", "decoder_rates", "encoder_widths", "decoder_widths"):
         if isinstance(merged.get(key), list):
             merged[key] = tuple(merged[key])
-    merged["quantizer_dropout"] = float(merged["quantizer_dropout"])
     if merged.get("latent_dim") is None:
-        # The official rule: as wide as the encoder's last stage.
-        merged["latent_dim"] = merged["encoder_dim"] * 2 ** len(merged["encoder_rates"])
+        # The official rule: as wide as the encoder's last stage. What is wrong with that stage is said below.
+        dim, rates = merged["encoder_dim"], merged["encoder_rates"]
+        sound = type(dim) is int and type(rates) is tuple and len(rates) <= _MAX_STAGES
+        merged["latent_dim"] = dim << len(rates) if sound else 1
     try:
+        merged["quantizer_dropout"] = float(merged["quantizer_dropout"])
         return ModelConfig(**merged)
-    except (UsageError, TypeError) as error:
+    except (UsageError, TypeError, ValueError) as error:
         raise BadDataError(f"model settings: {error}") from error
 
 

@@ -73,6 +73,11 @@ class NativeExecutor:
         """The instruction set in use."""
         return str(self._codec.isa)
 
+    @property
+    def reads_halves(self) -> bool:
+        """Whether weights that half precision holds are kept and read so."""
+        return bool(self._codec.reads_halves)
+
     def fresh_encoder(self, batch: int) -> NativeState:
         """State of `batch` encoders before their first sample."""
         return NativeState(self.plan.encoder, self._codec.streams(False, batch), batch)

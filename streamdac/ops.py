@@ -16,12 +16,12 @@ from .nn.long_term import LongTermGeometry
 
 @dataclass(frozen=True, eq=False)
 class Halves:
-    """A weight that is half-precision numbers times one factor for each output: all of it, in half the memory."""
+    """A weight that is half-precision numbers times one factor for each output, but for what rounding does (2^-20)."""
 
     numbers: Tensor
     """float16, shaped as the weight."""
     factors: Tensor
-    """float32 `[C_out]`."""
+    """float32, shaped as the operation's bias."""
 
 
 @dataclass(frozen=True, eq=False)

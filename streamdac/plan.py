@@ -31,6 +31,7 @@ from .nn.quantizer import ResidualQuantizer, VectorQuantizer
 from .ops import ConvOp, Halves, JoinOp, LongTermOp, MemoryOp, Op, Part, SnakeOp, SplitOp, TanhOp, TransposeOp
 
 _UNITY = 2.0**-20  # as far from 1 as the rounding of a norm may bring a factor
+_UNHEARD = 2.0**-25  # smaller numbers are zero in half precision
 
 
 @dataclass(frozen=True, eq=False)
@@ -193,10 +194,13 @@ def _transpose_op(layer: ConvTranspose, padded: bool) -> TransposeOp:
     v, g = _folded(layer.weight_v), _folded(layer.weight_g)  # [C_in, C_out, 2 * stride]
     geometry = layer.geometry if padded else layer.geometry.unpadded()
     bias = _folded(layer.bias).repeat(geometry.stride)
+    weight = fold_weight_norm(v, g)
     # These factors are of inputs: only where there are none in effect, halves will do.
-    numbers = _as_halves(v) if float((weight_norm_factors(v, g) - 1).abs().max()) <= _UNITY else None
+    unheard = weight.abs().amax((1, 2), keepdim=True) <= _UNHEARD
+    near = (weight_norm_factors(v.double(), g.double()) - 1).abs() <= _UNITY
+    numbers = _as_halves(v.masked_fill(unheard, 0.0)) if bool((near | unheard).all()) else None
     halves = None if numbers is None else Halves(_window(numbers, geometry.stride), torch.ones_like(bias))
-    return TransposeOp(geometry, _window(fold_weight_norm(v, g), geometry.stride), bias, halves)
+    return TransposeOp(geometry, _window(weight, geometry.stride), bias, halves)
 
 
 def _as_halves(weight: Tensor) -> Tensor | None:

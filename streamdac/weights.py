@@ -21,6 +21,7 @@ from .nn.network import DAC
 
 FORMAT = "streamdac-1"
 _MAX_FILE_BYTES = 4 << 30
+_MOST_UNPACKED = 2  # times a zip's own size: torch.save compresses nothing, and weights hardly shrink
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,18 @@ def read_saved(path: Path, what: str) -> Any:
         raise BadDataError(
             f"{path}: not {what}: {path.stat().st_size} bytes that are not the zip which torch.save writes"
         )
-    with zipfile.ZipFile(path) as archive:
-        if any("/.data/" in name and name.endswith("extern_modules") for name in archive.namelist()):
-            raise BadDataError(f"{path}: a torch.package file runs code when loaded; need {what}")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError) as error:
+        raise BadDataError(f"{path}: not {what}: {error}") from error
+    if any(
+        name.endswith(("/.data/extern_modules", "/constants.pkl")) for name in (entry.filename for entry in entries)
+    ):
+        raise BadDataError(f"{path}: a torch.package or TorchScript file runs code when loaded; need {what}")
+    size, whole = sum(entry.file_size for entry in entries), path.stat().st_size
+    if size > _MOST_UNPACKED * whole:
+        raise BadDataError(f"{path}: not {what}: {whole} bytes that claim to hold {size}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged content makes the reader fail in any way it likes

@@ -27,7 +27,10 @@ def _load() -> tuple[ModuleType | None, str | None]:
     try:
         module = import_module("._native", __name__)
     except ImportError as error:
-        return None, f"the native kernels are not built ({error}); install again where a C++ compiler is present"
+        return (
+            None,
+            f"the native kernels are not built ({error}); install again where a C++ compiler is (GCC 12, Clang)",
+        )
     stamp = _source_stamp()
     if stamp is not None and module.build_stamp != stamp:
         return (

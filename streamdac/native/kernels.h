@@ -72,7 +72,7 @@ struct Matrix {
                bytes(weight);
     }
     // The panels that begin before `wanted` columns, of `rows` rows `x_row` floats apart, to rows `to_row` floats apart that
-    // have room for whole vectors.
+    // have room for whole vectors. Of floats alone: factors of halves are not taken in.
     void multiply(const Kernels& kernels, const float* x, int64_t x_row, int64_t rows, int64_t wanted, float* to,
                   int64_t to_row) const;
 };

@@ -7,6 +7,7 @@
 
 #if defined(__x86_64__)
 
+#include <cpuid.h>
 #include <immintrin.h>
 
 #define STREAMDAC_FMA 256
@@ -37,8 +38,14 @@ static constexpr Kernels TABLE = table("avx2");
 
 namespace streamdac {
 
+// Not every compiler's __builtin_cpu_supports knows this name.
+static bool has_f16c() {
+    unsigned a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && (c >> 29 & 1);
+}
+
 const Kernels* kernels_avx2() {
-    const bool here = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool here = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     return here ? &avx2::TABLE : nullptr;
 }
 

@@ -1,8 +1,9 @@
 // The inner loops, written once and built for each instruction set by the kernels_*.cpp files, which set WIDTH,
 // REGISTERS, STREAMDAC_FMA and the namespace.
 //
-// Every output is one chain of fused multiply-adds, in the order tap, channel, whatever tile it falls in; every
-// activation is the same polynomial for every lane. So results do not depend on chunks, rows or threads.
+// Every output is one chain of multiply-adds (fused where the machine can), in the order tap, channel, whatever tile it falls
+// in, or eight such chains and a fixed order of their sum where there is one output channel; every activation is the same
+// polynomial for every lane. So results do not depend on chunks, rows or threads.
 
 #include "epilogue_body.h"
 

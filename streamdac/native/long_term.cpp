@@ -21,6 +21,7 @@ Fault LongTerm::check() const {
     if (taps < 1 || taps > most || taps / 2 > least) return {"taps of a long-term filter, at most twice its shortest lag", taps, 2 * least};
     if (filters < 1 || filters > MAX_FILTERS) return {"filters of a long-term filter", filters, MAX_FILTERS};
     if (low_pass.count() < 1 || low_pass.count() > MAX_LENGTH) return {"taps of a low-pass", low_pass.count(), MAX_LENGTH};
+    if (reach() > left()) return {"reach of a long-term filter, within its window", reach(), left()};
     for (int64_t i = 1; i <= filters; ++i)
         if (!(knots[i] > knots[i - 1])) return {"knots that rise", i, i + 1};
     return NO_FAULT;

@@ -152,6 +152,10 @@ static PyObject* codec_isa(PyObject* object, void*) {
     return PyUnicode_FromString(reinterpret_cast<CodecObject*>(object)->codec->kernels.name);
 }
 
+static PyObject* codec_reads_halves(PyObject* object, void*) {
+    return PyBool_FromLong(reinterpret_cast<CodecObject*>(object)->codec->kernels.reads_halves);
+}
+
 static PyMethodDef codec_methods[] = {
     {"streams", codec_streams, METH_VARARGS, "streams(decoding, batch): fresh state of that many streams."},
     {"ready", codec_ready, METH_VARARGS, "ready(streams, rows, last): outputs of a push of that many samples or frames."},
@@ -160,7 +164,9 @@ static PyMethodDef codec_methods[] = {
     {nullptr, nullptr, 0, nullptr}};
 
 static PyGetSetDef codec_properties[] = {
-    {"isa", codec_isa, nullptr, "The instruction set in use.", nullptr}, {nullptr, nullptr, nullptr, nullptr, nullptr}};
+    {"isa", codec_isa, nullptr, "The instruction set in use.", nullptr},
+    {"reads_halves", codec_reads_halves, nullptr, "Whether weights that half precision holds are kept so.", nullptr},
+    {nullptr, nullptr, nullptr, nullptr, nullptr}};
 
 static PyType_Slot codec_slots[] = {
     {Py_tp_new, reinterpret_cast<void*>(codec_new)},         {Py_tp_dealloc, reinterpret_cast<void*>(codec_dealloc)},

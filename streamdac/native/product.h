@@ -16,7 +16,7 @@ struct Windows {
     int64_t row;  // of the output, counted over all streams
 };
 
-// Sums of all `sets` through panels `first` to `end`, finished into `output`. `scratch` holds scratch_floats(...) floats.
+// Sums of all `sets` through panels `first` to `end`, finished into `output`. `scratch` is what `Streams::reserve_scratch` made.
 void multiply(const Kernels& kernels, const Matrix& matrix, const Windows* sets, int64_t n_sets, const Segment* segments,
               int64_t n_segments, int64_t first, int64_t end, const Output& output, float* scratch);
 

@@ -69,9 +69,10 @@ bool Quantizer::lookup(const Kernels& kernels, Streams& work, const int64_t* cod
     for (int64_t f = 0; f < frames; ++f, codes += depth, latents += padded(latent)) {
         int64_t used = 0;
         for (int64_t k = 0; k < depth; ++k) {
-            const bool given = codes[k] >= 0;
+            const int64_t code = codes[k];
+            const bool given = uint64_t(code) < uint64_t(entries);  // they were checked, but may be changed meanwhile
             used += given;
-            if (given) std::memcpy(chosen + k * dims, rows_.data() + (k * entries + codes[k]) * dims, size_t(dims) * sizeof(float));
+            if (given) std::memcpy(chosen + k * dims, rows_.data() + (k * entries + code) * dims, size_t(dims) * sizeof(float));
             else std::memset(chosen + k * dims, 0, size_t(dims) * sizeof(float));
         }
         std::memset(start, 0, size_t(out_.bias.count()) * sizeof(float));

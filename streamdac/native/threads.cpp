@@ -32,13 +32,10 @@ Pool* Pool::create(int threads) {
     if (!pool) return nullptr;
     // The workers must see the final number, so none starts to work before all are there.
     std::lock_guard<std::mutex> hold(pool->mutex_);
+    if (!pool->workers_.allocate(threads - 1)) return pool;
     try {
         for (int i = 1; i < threads; ++i) {
-            std::thread* worker = new std::thread(&Pool::loop, pool, i);
-            if (!append(pool->workers_, worker)) {
-                worker->detach();
-                break;
-            }
+            pool->workers_[i - 1] = new std::thread(&Pool::loop, pool, i);
             ++pool->threads_;
         }
     } catch (...) {  // no more threads to be had: fewer will do
@@ -53,7 +50,7 @@ Pool::~Pool() {
         job_.fetch_add(1, std::memory_order_release);
     }
     wake_.notify_all();
-    for (int64_t i = 0; i < workers_.count(); ++i) {
+    for (int i = 0; i < threads_ - 1; ++i) {
         workers_[i]->join();
         delete workers_[i];
     }

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from streamdac.config import DEFAULT, preset
+from streamdac.config import DEFAULT, config_from_mapping, preset
 from streamdac.errors import BadDataError, NoInputError, UsageError
 from streamdac.weights import FORMAT, Weights, load_weights, save_weights
 
@@ -60,8 +60,51 @@ def test_a_torch_package_is_refused_before_anything_of_it_is_read(tmp_path: Path
     with zipfile.ZipFile(tmp_path / "w.pth", "w") as package:
         package.writestr("w/.data/extern_modules", "os\n")
         package.writestr("w/weights/model.pkl", b"cos\nsystem\n(S'false'\ntR.")
-    with pytest.raises(BadDataError, match=r"a torch\.package file runs code when loaded"):
+    with pytest.raises(BadDataError, match=r"a torch\.package or TorchScript file runs code when loaded"):
         load_weights(tmp_path / "w.pth")
+
+
+def test_a_torchscript_file_is_refused_too(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.pth", "w") as script:
+        for name in ("data.pkl", "constants.pkl", "code/__torch__.py"):
+            script.writestr(f"w/{name}", b"")
+    with pytest.raises(BadDataError, match="TorchScript file runs code when loaded"):
+        load_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("spoil", ["deflated", "claims", "directory"])
+def test_a_zip_that_is_not_as_torch_writes_it_is_refused_unread(tmp_path: Path, spoil: str) -> None:
+    path = tmp_path / "w.pth"
+    torch.save({"state_dict": {"x": torch.zeros(1 << 20)}}, path)
+    if spoil == "deflated":
+        with zipfile.ZipFile(path) as old, zipfile.ZipFile(tmp_path / "new", "w", zipfile.ZIP_DEFLATED) as new:
+            for entry in old.infolist():
+                new.writestr(entry.filename, old.read(entry))
+        (tmp_path / "new").replace(path)
+        assert path.stat().st_size < 1 << 16
+    else:
+        data = bytearray(path.read_bytes())
+        entry = data.rindex(b"PK\x01\x02")  # the last of the central directory
+        place = entry + 24 if spoil == "claims" else entry
+        data[place : place + 4] = b"\xff\xff\xff\x7f"
+        path.write_bytes(data)
+    with pytest.raises(BadDataError, match="not a plain weights file"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"quantizer_dropout": "x"}, "could not convert"),
+        ({"quantizer_dropout": None}, "model settings"),
+        ({"encoder_rates": 5}, "encoder_rates is 5"),
+        ({"encoder_dim": "a", "encoder_rates": [1] * 40}, "encoder_dim is 'a'"),
+        ({"encoder_rates": [1] * 100_000}, "need 1 to"),
+    ],
+)
+def test_settings_of_a_wrong_kind_are_bad_data(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(BadDataError, match=message):
+        config_from_mapping(settings)
 
 
 def test_a_hostile_config_allocates_nothing(tmp_path: Path) -> None:

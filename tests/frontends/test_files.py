@@ -12,10 +12,12 @@ import pytest
 import soundfile
 
 from streamdac.codec import Codec
+from streamdac.frontends.coding import StreamDecoding, StreamEncoding, stream_header
 from streamdac.frontends.wav import pcm16
+from streamdac.nn import DAC
 
 from .conftest import Run
-from .models import HOP, RATE
+from .models import CONFIG, HOP, RATE
 
 Signal = npt.NDArray[np.float32]
 
@@ -79,6 +81,17 @@ def test_fewer_codebooks_take_fewer_bytes(run: Run, tmp_path: Path) -> None:
         sizes.append((tmp_path / "a.sdac").stat().st_size)
     assert sizes == sorted(set(sizes))
     assert run("encode", source, "-o", tmp_path / "a.sdac", "-n", 5, "-f").code == 2
+
+
+@pytest.mark.parametrize("name", ["\u0436" * 40, "a" * 63 + "\u0436", "tab\there", "\U0001f600" * 17])
+def test_a_model_of_any_name_makes_streams_that_it_decodes(name: str) -> None:
+    named = Codec(DAC(CONFIG).eval(), name=name)
+    header = stream_header(named, 1, RATE)
+    coding = StreamEncoding(named, sample_rate=RATE, channels=1)
+    stream = coding.start() + coding.push(noise(3 * HOP)) + coding.finish()
+    assert len(header.model.encode()) > 60 or header.model == "tab?here"
+    decoding = StreamDecoding(named)
+    assert sum(len(block) for block in [*decoding.feed(stream), *decoding.finish()]) == 3 * HOP
 
 
 @pytest.mark.parametrize("suffix", [".wav", ".flac", ".ogg", ".aiff", ".mp3"])

@@ -10,6 +10,10 @@ from hypothesis import strategies as st
 from streamdac import native
 from streamdac.config import CAUSAL
 from streamdac.native_executor import NativeExecutor
+from streamdac.nn import DAC
+from streamdac.nn.layers import ConvTranspose
+from streamdac.ops import TransposeOp
+from streamdac.plan import build_plan
 from streamdac.torch_executor import TorchExecutor
 
 from . import models
@@ -77,6 +81,31 @@ def test_the_widest_instruction_set_is_used_and_any_can_be_asked_for() -> None:
         assert NativeExecutor(plan, isa=isa).isa == isa
     with pytest.raises(ValueError, match="no instruction set mmx"):
         NativeExecutor(plan, isa="mmx")
+
+
+@every_isa
+@pytest.mark.parametrize("value", [1e6, 1e9, 1e12])
+def test_values_too_large_for_a_snake_to_turn_are_coded_as_by_torch(isa: str, value: float) -> None:
+    plan = models.gentle_plan(CAUSAL)
+    audio = value * noise(1, 30 * plan.config.hop_length, 1)
+    codes = [models.encode(executor, audio, []) for executor in (NativeExecutor(plan, isa=isa), TorchExecutor(plan))]
+    assert len(codes[1].unique()) > 20
+    assert (codes[0] == codes[1]).float().mean() > 0.98
+
+
+def test_an_input_that_half_precision_does_not_hear_leaves_a_layer_its_halves() -> None:
+    network = DAC(models.gentle_plan(CAUSAL).config)
+    models.halve(network)
+    layer = next(module for module in network.decoder.modules() if isinstance(module, ConvTranspose))
+    with torch.no_grad():
+        layer.weight_g[0] = 1e-9
+    op = next(op for op in build_plan(network).decoder.ops if isinstance(op, TransposeOp))
+    assert op.halves is not None
+    torch.testing.assert_close(op.halves.numbers.float(), op.weight, atol=1e-8, rtol=2e-6)
+    with torch.no_grad():
+        layer.weight_g[0] = 1.01 * layer.weight_v[0].norm()
+    op = next(op for op in build_plan(network).decoder.ops if isinstance(op, TransposeOp))
+    assert op.halves is None
 
 
 @every_isa

@@ -95,9 +95,9 @@ def test_weights_of_a_hop_are_counted_with_the_quantiser() -> None:
     encoder = sum(p.numel() for n, p in network().encoder.named_parameters() if n.endswith("weight_v"))
     k, size, d, latent = 4, 50, 5, 10
     cross = d * d * k * (k - 1) // 2
-    assert bench.weight_bytes(plan, "encode") == 4 * (encoder + k * d * latent + k * d * size + cross)
+    assert bench.weight_bytes(plan, "encode", halved=True) == 4 * (encoder + k * d * latent + k * d * size + cross)
     decoder = sum(p.numel() for n, p in network().decoder.named_parameters() if n.endswith("weight_v"))
-    assert bench.weight_bytes(plan, "decode") == 4 * (decoder + k * d * latent)
+    assert bench.weight_bytes(plan, "decode", halved=True) == 4 * (decoder + k * d * latent)
 
 
 def test_weights_that_half_precision_holds_are_counted_so() -> None:
@@ -106,14 +106,17 @@ def test_weights_that_half_precision_holds_are_counted_so() -> None:
     whole, half = (Codec(each, engine="torch").plan for each in (network(), halved))
     for op, part in (("encode", whole.encoder), ("decode", whole.decoder)):
         convolutions = sum(layer.weight.numel() for layer in part.ops if isinstance(layer, ConvOp | TransposeOp))
-        assert bench.weight_bytes(half, op) == bench.weight_bytes(whole, op) - 2 * convolutions
+        floats = bench.weight_bytes(half, op, halved=False)
+        assert floats == bench.weight_bytes(whole, op, halved=True)
+        assert bench.weight_bytes(half, op, halved=True) == floats - 2 * convolutions
 
 
 def test_a_predictor_is_read_at_both_ends() -> None:
     plain, plan = (Codec(network(predictor_dim=dim), engine="torch").plan for dim in (0, 7))
     predictor, first = 2 * 10 * 7 + 7 * 7 + (2 * 10 + 7) * 10, 2 * 5 * 10
-    assert bench.weight_bytes(plan, "encode") == bench.weight_bytes(plain, "encode") + 4 * (predictor + first)
-    assert bench.weight_bytes(plan, "decode") == bench.weight_bytes(plain, "decode") + 4 * predictor
+    for op, more in (("encode", predictor + first), ("decode", predictor)):
+        before, after = (bench.weight_bytes(each, op, halved=True) for each in (plain, plan))
+        assert after == before + 4 * more
 
 
 @pytest.mark.parametrize("predictor_dim", [0, 7])

@@ -66,14 +66,15 @@ def _executor(geometry: str, isa: str, threads: int, made: dict[Any, NativeExecu
 
 
 @pytest.mark.parametrize("isa", ["avx512", "avx2", "baseline"])
-def test_for_layers_larger_than_the_cache(isa: str) -> None:
+@pytest.mark.parametrize("geometry", [CAUSAL, models.HALVED])
+def test_for_layers_larger_than_the_cache(isa: str, geometry: str) -> None:
     """Weights and sums in blocks, gathered rows, panels of every width."""
     from streamdac import native
 
     if isa not in native.instruction_sets():
         pytest.skip(f"this machine has no {isa}")
     config = ModelConfig(encoder_dim=400, encoder_rates=(2,), latent_dim=20, decoder_dim=800, decoder_rates=(2,))
-    plan = models.make_plan(config, CAUSAL)
+    plan = models.make_plan(config, geometry)
     audio, codes = noise(9, 40, 1), random_codes(plan, 9, 20)
     one, two = NativeExecutor(plan, isa=isa), NativeExecutor(plan, 2, isa=isa)
     found, heard = models.encode(one, audio[:1], []), models.decode(one, codes[:1], [])

@@ -119,6 +119,7 @@ def test_shapes_that_disagree_are_named(spoil: Any, message: str) -> None:
         (lambda g: put(g, "decoder", -1, 4, 1 << 40), "length of a long-term filter: got 1099511627776, need 65536"),
         (lambda g: put(g, "decoder", -1, 3, 200), "shortest lag, at most the longest: got 200, need 133"),
         (lambda g: put(g, "decoder", -1, 3, 6), "at most twice its shortest lag: got 15, need 12"),
+        (lambda g: (put(g, "decoder", -1, 2, 1), put(g, "decoder", -1, 7, array(1))), "within its window: got 140, need 134"),
         (lambda g: put(g, "decoder", -1, 8, np.zeros(4, np.float32)), "knots that rise: got 1, need 2"),
         (lambda g: put(g, "decoder", -1, 8, array(3)), "knots has 3 items in dimension 0, need 4"),
         (lambda g: put(g, "decoder", -1, 10, array(3, 14)), "past has 14 items in dimension 1, need 15"),
