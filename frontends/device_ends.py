@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from streamdac.errors import UnavailableError
 
 from .device_config import Plan
 from .device_stream import DeviceStream
+from .rings import CAPACITY
 
 if TYPE_CHECKING:
     from streamdac.frontend import Block
 
 BUFFER_SECONDS = 0.04  # kept before the loudspeaker: what a busy machine may sleep
 _PATIENCE = 0.25  # s between looks at the device
+_MOST = CAPACITY // 4  # samples at once, in and out: of more than twice as many a ring skips the oldest
 
 
 class Microphone:
@@ -32,6 +36,7 @@ class Microphone:
         self._resampler = None if rate == sample_rate else VariableResampler(rate, sample_rate, channels)
         self._ratio = rate / sample_rate
         self._ring = self._stream.capture
+        self._rest: Block = np.zeros((0, channels), np.float32)  # what the resampler gave beyond the last read
 
     @property
     def latency(self) -> float:
@@ -39,17 +44,16 @@ class Microphone:
         return self._stream.opened.input_latency_ms / 1000
 
     def read(self, samples: int) -> Block | None:
-        """About the next `samples`, once they have been spoken.
+        """The next `samples` or fewer, once they have been spoken.
 
         Raises:
             UnavailableError: the device is gone.
         """
-        while True:
-            block = self._take(max(1, round(samples * self._ratio)))
-            if self._resampler is not None:
-                block = self._resampler.push(block)
-            if len(block):
-                return block
+        while not len(self._rest):
+            block = self._take(min(max(1, round(samples * self._ratio)), _MOST))
+            self._rest = block if self._resampler is None else self._resampler.push(block)
+        block, self._rest = self._rest[:samples], self._rest[samples:]
+        return block
 
     def close(self) -> None:
         """Let go of the device."""
@@ -76,7 +80,7 @@ class Loudspeaker:
         rate = self._rate = self._stream.output_rate
         self._resampler = None if rate == sample_rate else VariableResampler(sample_rate, rate, channels)
         self._ring = self._stream.playback
-        self._target = round(BUFFER_SECONDS * rate)
+        self._target = min(round(BUFFER_SECONDS * rate), _MOST)
         self._channels = channels
 
     @property
@@ -85,22 +89,21 @@ class Loudspeaker:
         return BUFFER_SECONDS + self._stream.opened.output_latency_ms / 1000
 
     def write(self, block: Block) -> None:
-        """Queue it, once less than 40 ms are waiting.
+        """Queue it, part by part, and return once less than 40 ms are waiting.
 
         Raises:
             UnavailableError: the device is gone.
         """
         if self._resampler is not None:
             block = self._resampler.push(block)
-        self._ring.write(block, time.perf_counter())
-        if self._ring.level >= self._target:
-            self._ring.prime()
-        self._wait(self._target)
+        for start in range(0, len(block), _MOST):
+            self._ring.write(block[start : start + _MOST], time.perf_counter())
+            if self._ring.level >= self._target:
+                self._ring.prime()
+            self._wait(self._target)
 
     def close(self, *, complete: bool = True) -> None:
         """Play the rest and let go of the device."""
-        import numpy as np
-
         try:
             if complete and self._resampler is not None:
                 silence = np.zeros((self._resampler.delay, self._channels), np.float32)

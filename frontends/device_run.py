@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamdac.errors import UnavailableError
 from streamdac.files import written_whole
 
 from .chain import Settings
@@ -49,8 +50,13 @@ class Wishes:
 
 
 def run(codec: Codec, options: Options, settings: Settings, wishes: Wishes) -> None:
-    """Until Ctrl-C, `q`, or so many seconds."""
+    """Until Ctrl-C, `q`, or so many seconds.
+
+    Raises:
+        UnavailableError: a device is gone and nobody is to wait for it; what was recorded until then is kept.
+    """
     display = Display(sys.stderr)
+    lost: UnavailableError | None = None
     with ExitStack() as stack:
         record = None
         if wishes.record:
@@ -61,9 +67,17 @@ def run(codec: Codec, options: Options, settings: Settings, wishes: Wishes) -> N
             opened = loop.stream.opened
             if may_feed_back(opened.input, opened.output):
                 display.say(_FEEDBACK)
-            with suppress(KeyboardInterrupt):
+            try:
                 _watch(loop, keys, display, wishes)
+            except KeyboardInterrupt:
+                pass
+            except UnavailableError as error:
+                if not loop.chain.frames:
+                    raise
+                lost = error
             display.clear()
+    if lost is not None:
+        raise lost
     status = loop.status()
     if wishes.as_json:
         click.echo(json.dumps({**status.to_dict(), "final": True}))

@@ -22,12 +22,13 @@ from .batch import Job, plan_jobs
 from .official_options import official_model, official_options
 from .options import force_option, load_codec, model_options, progress, quiet_option, raw_options, vbr_option
 from .parallel import jobs_option, run_all, threads_each
+from .recording import recorded
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from streamdac.codec import Codec
-    from streamdac.frontend import Block, Source
+    from streamdac.frontend import Source
 
 STREAM = ".sdac"
 _BLOCK_SECONDS = 0.5  # read at once from files; a pipe gives what it has
@@ -171,10 +172,10 @@ def _work(settings: Settings, job: Job) -> None:
 def _to_stream(codec: Codec, opener: Callable[[], Source], settings: Settings, job: Job) -> None:
     source = opener()
     try:
-        with output_stream(job.target, force=settings.force) as out:
+        with recorded(source) as recording, output_stream(job.target, force=settings.force) as out:
             encode_stream(
                 codec,
-                source,
+                recording,
                 out,
                 settings.codebooks,
                 settings.frames_per_packet,
@@ -193,9 +194,9 @@ def _to_archive(codec: Codec, opener: Callable[[], Source], settings: Settings, 
         if job.source == "-" or is_spec(job.source) or Path(job.source).is_fifo():
             source = opener()
             stack.callback(source.close)
-            opener = stack.enter_context(archives.rereadable(source))
+            opener = stack.enter_context(archives.rereadable(stack.enter_context(recorded(source))))
         archive = archives.encode_archive(codec, opener, how, label=job.source, quiet=settings.quiet)
-    archives.save_archive(archive, job.target, force=settings.force)
+        archives.save_archive(archive, job.target, force=settings.force)
 
 
 def encode_stream(
@@ -223,20 +224,10 @@ def encode_stream(
     block_samples = max(1, round(_BLOCK_SECONDS * source.sample_rate))
     _send(out, coding.start())
     with progress(source.samples, label, quiet=quiet, scale=1 / source.sample_rate) as bar:
-        for block in _blocks(source, block_samples):
+        while (block := source.read(block_samples)) is not None:
             _send(out, coding.push(block))
             bar.update(len(block) / source.sample_rate)
     _send(out, coding.finish())
-
-
-def _blocks(source: Source, samples: int) -> Iterator[Block]:
-    """Every block of `source`. An interrupt while a live one is waited for is the ordinary end of it."""
-    try:
-        while (block := source.read(samples)) is not None:
-            yield block
-    except KeyboardInterrupt:
-        if not getattr(source, "live", False):
-            raise
 
 
 def _send(out: BinaryIO, data: bytes) -> None:

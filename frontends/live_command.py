@@ -16,6 +16,7 @@ from streamdac.files import written_whole
 
 from .audio_files import check_output
 from .options import force_option, load_codec, model_options, vbr_option
+from .recording import recorded
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
@@ -188,10 +189,11 @@ def _between_files(codec: Codec, job: Job) -> None:
     """The loop of one thread."""
     from .loopback import Loop
 
-    source = frontend.open_source(job.source, sample_rate=codec.sample_rate)
+    opened = frontend.open_source(job.source, sample_rate=codec.sample_rate)
     complete = False
     with ExitStack() as stack:
-        stack.callback(source.close)
+        stack.callback(opened.close)
+        source = stack.enter_context(recorded(opened))
         sink = frontend.open_sink(job.sink, sample_rate=source.sample_rate, channels=source.channels, force=job.force)
         stack.callback(lambda: sink.close(complete=complete))
         record = None

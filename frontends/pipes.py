@@ -71,7 +71,7 @@ def open_stdin(raw: str | None, sample_rate: int | None, channels: int | None) -
         UsageError: raw without a rate, or stdin is a terminal.
         BadDataError: nothing there.
     """
-    stream = sys.stdin.buffer
+    stream = _stdin()
     if raw is not None:
         if not sample_rate:
             raise UsageError(f"--raw {raw} needs --rate, the sample rate in Hz")
@@ -79,6 +79,14 @@ def open_stdin(raw: str | None, sample_rate: int | None, channels: int | None) -
     if stream.isatty():
         raise UsageError("stdin is a terminal: pipe audio into it")
     return _open(stream, "stdin", owned=False)
+
+
+def _stdin() -> BinaryIO:
+    """By a reader of its own: the interpreter ends badly where a thread still waits in sys.stdin's."""
+    try:
+        return open(sys.stdin.fileno(), "rb", closefd=False)
+    except (AttributeError, OSError):  # a program has put something else in its place
+        return sys.stdin.buffer
 
 
 def open_named(path: Path) -> PcmSource | str:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Block = npt.NDArray[np.float32]  # [T, C]
 CodeArray = npt.NDArray[np.int64]  # [K, C, F]
 
+LATE_SECONDS = 0.1  # of a source's delay are made up for; by the rest all that follows is later
 SMOOTH = 0.05  # of the running averages that are displayed
 SILENT_DB = -120.0
 
@@ -105,7 +106,9 @@ class Capture(Worker):
             hops += 1
             read += len(block)
             if not self.live:
-                self.stopping.wait(max(0.0, started + read / rate - time.monotonic()))
+                late = time.monotonic() - (started + read / rate)
+                started += max(0.0, late - LATE_SECONDS)
+                self.stopping.wait(max(0.0, -late))
             self._give(block)
         self._hand_over(self._hops.flush())
         hops_rate = self.codec.sample_rate if self._resampler else rate

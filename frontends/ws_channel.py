@@ -20,7 +20,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import OPEN
 
 from streamdac.errors import ProtocolError, RemoteProtocolError
-from streamdac.protocols.messages import Bye, Message, Packet, Pong, Reason, Reject
+from streamdac.protocols.messages import Bye, End, Message, Mute, Pong, Reason, Reject
 from streamdac.protocols.session import NEXT, PeerTimeoutError, Session, Side, State
 
 from .ws_limits import RateExceeded, RateLimit
@@ -80,7 +80,7 @@ class Channel:
     """Runs a session over `socket`; every message that comes goes to `handle`, on the event loop.
 
     Args:
-        cut: the bytes of a packet that is forwarded, as this peer takes it.
+        cut: of a relay: the bytes of a message that is forwarded, as this peer takes it; None to leave it out.
         tick: called ten times a second.
         limit: what the peer may send; none for one that we trust.
     """
@@ -91,7 +91,7 @@ class Channel:
         side: Side,
         *,
         handle: Callable[[Message, float], None],
-        cut: Callable[[Forwarded], bytes] | None = None,
+        cut: Callable[[Forwarded | Mute | End], bytes | None] | None = None,
         tick: Callable[[float], None] | None = None,
         limit: RateLimit | None = None,
     ) -> None:
@@ -219,10 +219,10 @@ class Channel:
         if self._held(now):
             return None
         while (message := self.outbox.take(now)) is not None:
-            if isinstance(message, Forwarded):
-                if self._cut is not None and Packet in NEXT[self.session.state, self.session.side]:
-                    return self._cut(message)
-            elif type(message) in NEXT[self.session.state, self.session.side]:
+            if self._cut is not None and isinstance(message, Forwarded | Mute | End):
+                if (data := self._cut(message)) is not None:
+                    return data
+            elif not isinstance(message, Forwarded) and type(message) in NEXT[self.session.state, self.session.side]:
                 return self.session.send(message)
         return None
 

@@ -13,7 +13,7 @@ from streamdac.protocols.messages import End, Layout, Left, Mute, Packet
 from streamdac.protocols.packets import packet_codes
 from streamdac.protocols.redundancy import recover
 
-from .ws_voices import HeardCounts, Renderer, silence_for
+from .ws_voices import HeardCounts, Renderer, end_frames, silence_for
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
@@ -50,7 +50,7 @@ class Exact:
             case Mute():
                 self._mute_from = message.first_frame
             case End():
-                yield from self._fill(message.frames)
+                yield from self._fill(self._last(message.frames))
                 yield from self._finish(message.samples - self._first * self.codec.hop_length)
             case Left():
                 yield from self._finish(None)
@@ -97,6 +97,12 @@ class Exact:
             self.counts.concealed += not muted
             self._next += 1
             yield from self._give(self._renderer.push(patch.codes, patch.gain))
+
+    def _last(self, frames: int) -> int:
+        """How far an End of so many frames is followed: what did not come is concealed for a while only."""
+        if self._mute_from is not None:
+            return frames
+        return min(frames, self._next + end_frames(self.codec.hop_length / self.codec.sample_rate))
 
     def _give(self, block: Block) -> Iterator[Block]:
         if not len(block):

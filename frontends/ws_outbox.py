@@ -43,7 +43,7 @@ class OutboxCounts:
     """Messages so far."""
 
     packets: int = 0  # given to the socket
-    dropped: int = 0  # packets that became too old
+    dropped: int = 0  # packets that became too old, or that the peer could not follow
     controls: int = 0
 
 
@@ -83,6 +83,11 @@ class Outbox:
             self._controls -= 1
             self.counts.controls += 1
         return message
+
+    def drop_taken(self) -> None:
+        """The packet taken last is not given to the socket after all."""
+        self.counts.packets -= 1
+        self.counts.dropped += 1
 
     def expire(self, now: float) -> None:
         """Leave out the packets that are too old."""

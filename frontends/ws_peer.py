@@ -154,12 +154,24 @@ class Peer:
         self._reported = self._looked = time.monotonic()
         channel.post(self.wishes.hello(self.codec))
         either: list[asyncio.Future[Any]] = [self._answer, self._running]
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            await self._abandon(self._running)
+            raise
         if not self._answer.done():
             ending = await self._running
             self._answer.cancel()
             self._settle()
             raise final_error(ending) or UnavailableError(f"{self.target.url}: {ending.text or 'closed'}")
+
+    async def _abandon(self, running: asyncio.Future[Ending]) -> None:
+        """Leave a session that nobody waits for any more, whether it has opened or not."""
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        if self._answer is not None:
+            self._answer.cancel()
+        self._settle()
 
     def _begin(self, channel: Channel, accept: Accept) -> None:
         layout = channel.session.agreement.layout

@@ -24,6 +24,7 @@ from streamdac.protocols.messages import (
 )
 from streamdac.protocols.negotiate import answer
 from streamdac.protocols.rate import MAX_FRAMES_PER_PACKET, RateControl
+from streamdac.protocols.wire import encode
 
 from .ws_channel import Channel
 from .ws_limits import RateLimit
@@ -133,6 +134,9 @@ class Member:
                 if self._arrivals is not None and self._arrivals.observe(message, now):
                     self.room.relay(self, message)
             case Mute():
+                if self._limit is not None:
+                    self._limit.mute(now)
+                self.heard = True
                 self.room.relay(self, message)
             case End():
                 self.ended = True
@@ -142,11 +146,18 @@ class Member:
             case _:
                 pass
 
-    def cut(self, forwarded: Forwarded) -> bytes:
-        """A packet as this peer's link takes it."""
+    def cut(self, forwarded: Forwarded | Mute | End) -> bytes | None:
+        """What another has sent as this peer's link takes it; None for what the peer could not follow."""
+        session = self.channel.session
+        if not isinstance(forwarded, Forwarded):
+            message = session.forward(forwarded)
+            return None if message is None else encode(message)
+        if session.forward(forwarded.packet) is None:
+            self.channel.outbox.drop_taken()
+            return None
         codebooks = self.codebooks
         self.room.counts.thinned += forwarded.packet.codebooks > codebooks
-        return forwarded.cut(self.channel.session.agreement.layout, codebooks)
+        return forwarded.cut(session.agreement.layout, codebooks)
 
     def tick(self, now: float) -> None:
         """Look at the link from time to time, and report to a sender."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -87,8 +88,17 @@ class Options:
 def run_peer(options: Options, codec: Codec) -> int:
     """A peer as a program; the exit code."""
     program = Program(options, codec)
+    return run_program(program, program.run)
+
+
+def run_program(program: Program, run: Callable[[], Coroutine[Any, Any, int]]) -> int:
+    """Open the ends of `program`, then `run` with it on an event loop; the exit code.
+
+    Opening comes before the loop: a pipe may keep it waiting, and where a loop has taken the signals none ends that.
+    """
     try:
-        code = asyncio.run(program.run())
+        program.open_ends()
+        code = asyncio.run(run())
     except BaseException:
         program.abandon()
         raise
@@ -108,7 +118,7 @@ class Program:
         self.hanging = False
         self._cut = False  # the user interrupted before all was sent
         self.peer: Peer
-        self._target, self._wishes = options.target(), options.wishes(codec)
+        self._wishes = options.wishes(codec)
         self._source: Source | None = None
         self._sink: Sink | None = None
         self._capture: Capture | None = None
@@ -119,12 +129,12 @@ class Program:
     async def run(self) -> int:
         """Until the source has ended, the time is up, the user interrupts or something fails; the exit code."""
         with interrupted() as stop:
-            return await self.run_until(stop)
+            return await self.run_until(stop, self.options.target())
 
-    async def run_until(self, stop: asyncio.Event) -> int:
-        """As `run`, until `stop` is set."""
-        self._open_ends()
-        self.peer = Peer(self.codec, self._target, self._wishes, playback=self._playback)
+    async def run_until(self, stop: asyncio.Event, target: Target) -> int:
+        """As `run`, in a session with `target` and until `stop` is set."""
+        self._make_workers()
+        self.peer = Peer(self.codec, target, self._wishes, playback=self._playback)
         self.peer.notice = self._display.note
         opening = asyncio.ensure_future(self.peer.open())
         await self._first(opening, asyncio.ensure_future(stop.wait()))
@@ -143,7 +153,7 @@ class Program:
 
     def abandon(self) -> None:
         """Close the ends whose threads have not begun: they would have done so."""
-        if self._source is not None and self._capture is not None and not self._capture.started:
+        if self._source is not None and (self._capture is None or not self._capture.started):
             self._source.close()
         if self._sink is not None and (self._playback is None or not self._playback.started):
             self._sink.close(complete=False)
@@ -195,12 +205,19 @@ class Program:
                 return
             await asyncio.sleep(POLL_SECONDS if end is None else min(POLL_SECONDS, max(0.0, end - loop.time())))
 
-    def _open_ends(self) -> None:
-        options, codec = self.options, self.codec
+    def open_ends(self) -> None:
+        """Source and sink, before `run`."""
+        options, rate = self.options, self.codec.sample_rate
         if options.source is not None:
-            self._source = frontend.open_source(
-                options.source, sample_rate=codec.sample_rate, channels=options.channels
+            self._source = frontend.open_source(options.source, sample_rate=rate, channels=options.channels)
+        if options.sink is not None:
+            self._sink = frontend.open_sink(
+                options.sink, sample_rate=rate, channels=options.channels, force=options.force
             )
+
+    def _make_workers(self) -> None:
+        options, codec = self.options, self.codec
+        if self._source is not None:
             self._capture = Capture(
                 codec,
                 self._source,
@@ -210,10 +227,7 @@ class Program:
                 deliver=lambda codes: self.peer.push(codes),
                 ended=self._ended,
             )
-        if options.sink is not None:
-            self._sink = frontend.open_sink(
-                options.sink, sample_rate=codec.sample_rate, channels=options.channels, force=options.force
-            )
+        if self._sink is not None:
             self._playback = (
                 ExactPlayback(self._sink, codec)
                 if options.exact

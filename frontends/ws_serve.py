@@ -14,10 +14,8 @@ from streamdac.errors import UnavailableError, UsageError
 from .options import force_option, load_codec, model_options, quiet_option
 
 if TYPE_CHECKING:
-    from streamdac.codec import Codec
-
     from .ws_access import Settings
-    from .ws_run import Options
+    from .ws_run import Program
 
 
 @click.command(short_help="Let peers talk: a relay of rooms over websockets.")
@@ -62,12 +60,13 @@ def serve(
 ) -> int:
     """Run a server, until interrupted: what one peer in a room says, the others hear.
 
-    Packets are forwarded without decoding, so it needs no model, unless it takes part by --input or --output.
+    Packets are forwarded without decoding, so it needs no model, unless it takes part by --input or --output. With a
+    pipe as --input it listens from when audio has begun to come.
     GET /healthz on the same port says how it is; the numbers are only for who has the token.
     """
     try:
-        from .ws_access import Settings, read_token
-        from .ws_run import Options
+        from .ws_access import Settings, check_exposure, read_token
+        from .ws_run import Options, Program, run_program
     except ImportError as error:
         raise UnavailableError(f"needs the package {error.name}: pip install 'streamdac[websocket]'") from error
     token = None if token_file is None else read_token(token_file)
@@ -78,20 +77,19 @@ def serve(
         return asyncio.run(run_server(settings, as_json=as_json, quiet=quiet))
     if tls_cert is not None:
         raise UsageError("--input and --output with TLS: run a second program, `streamdac call wss://...`")
+    check_exposure(settings)  # said before a model is loaded and a pipe waited for
     options = Options("", token_file=token_file, source=source, sink=sink, force=force, adapt=adapt, quiet=quiet)
-    codec = load_codec(model, device, engine, threads or 1)
-    return asyncio.run(run_server(settings, as_json=as_json, quiet=quiet, own=(options, codec)))
+    program = Program(options, load_codec(model, device, engine, threads or 1))
+    return run_program(program, lambda: run_server(settings, as_json=as_json, quiet=quiet, own=program))
 
 
-async def run_server(
-    settings: Settings, *, as_json: bool, quiet: bool, own: tuple[Options, Codec] | None = None
-) -> int:
+async def run_server(settings: Settings, *, as_json: bool, quiet: bool, own: Program | None = None) -> int:
     """Until interrupted, or until the peer of its own ends; the exit code."""
     from .ws_program import Display, interrupted
     from .ws_server import RelayServer
     from .ws_stats import as_object, server_line
 
-    display = Display(as_json=as_json, quiet=quiet, err=own is not None and own[0].sink == "-")
+    display = Display(as_json=as_json, quiet=quiet, err=own is not None and own.options.sink == "-")
     server = RelayServer(settings)
     with interrupted() as stop:
         await server.start()
@@ -115,17 +113,9 @@ async def run_server(
             await asyncio.gather(showing, return_exceptions=True)
 
 
-async def take_part(settings: Settings, port: int, own: tuple[Options, Codec], stop: asyncio.Event) -> int:
+async def take_part(settings: Settings, port: int, own: Program, stop: asyncio.Event) -> int:
     """A peer in our own server, in its first room; the exit code."""
-    from .ws_run import Program
-
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     url = f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
-    options, codec = own
     room = settings.rooms[0] if settings.rooms else None
-    program = Program(replace(options, url=url, room=room), codec)
-    try:
-        return await program.run_until(stop)
-    except BaseException:
-        program.abandon()
-        raise
+    return await own.run_until(stop, replace(own.options, url=url, room=room).target())

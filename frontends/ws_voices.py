@@ -5,8 +5,9 @@ Messages come from the event loop, `mix` is called by the playback thread; a loc
 
 from __future__ import annotations
 
+import math
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +28,7 @@ CodeArray = npt.NDArray[np.int64]  # [K, C, F]
 MAX_VOICES = 8  # decoded at once
 MIN_DELAY = 0.02  # s, of the jitter buffer
 MAX_DELAY = 1.0
+END_SECONDS = 1.0  # concealed at most of what an End names and did not come
 _SETTLED = 32  # frames after which an encoder of silence gives the codes of silence
 
 
@@ -40,6 +42,11 @@ def silence_codes(codec: Codec) -> CodeArray:
 def silence_for(layout: Layout, silence: CodeArray) -> CodeArray:
     """The codes `[K, C]` of silence as a session has them."""
     return np.repeat(silence[: layout.codebooks], layout.channels, axis=1)
+
+
+def end_frames(frame_seconds: float) -> int:
+    """Frames of `END_SECONDS`."""
+    return math.ceil(END_SECONDS / frame_seconds)
 
 
 class Renderer:
@@ -107,6 +114,8 @@ class Voice:
         """Take a message; under the lock."""
         if isinstance(message, Left):
             message = End(message.stream, 0, self._newest)
+        if isinstance(message, End):  # what a Mute leaves silent up to it is silent without it, too
+            message = replace(message, frames=min(message.frames, self._newest + end_frames(self.frame_seconds)))
         if isinstance(message, Packet):
             self._newest = max(self._newest, message.first_frame + message.frames)
         self.receiver.push(message, now)

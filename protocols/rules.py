@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from ..errors import RemoteProtocolError
 from .events import MAX_GAP_SECONDS
 from .messages import Accept, Adapt, End, Hello, Layout, Left, Message, Mute, Offer, Packet, Role, Stats
-from .packets import check_packet
-from .redundancy import check_field
+from .packets import check_packet, packet_codes
+from .redundancy import check_field, recover
 
 
 class BrokenRule(Exception):
@@ -48,11 +48,22 @@ class Agreement:
                 self._accept(message)
             case Packet() | Mute() | End() | Left():
                 self._needs_role(message, Role.SEND if from_client else Role.RECEIVE)
+                if isinstance(message, Packet):
+                    self._packet(message)
                 self._stream(message, from_client)
             case Stats() | Adapt():
                 self._needs_role(message, Role.RECEIVE if from_client else Role.SEND)
             case _:
                 pass
+
+    def follows(self, message: Packet | Mute | End) -> bool:
+        """Take a message that a server forwards, checked when it came, if the client can follow its frames."""
+        try:
+            self._needs_role(message, Role.RECEIVE)
+            self._stream(message, from_client=False)
+        except BrokenRule:
+            return False
+        return True
 
     def _hello(self, hello: Hello) -> None:
         if self.hello is not None:
@@ -89,7 +100,6 @@ class Agreement:
             raise BrokenRule(f"{type(message).__name__} after the End of its stream")
         match message:
             case Packet():
-                self._packet(message)
                 self._move(key, message.first_frame, message.frames)
             case Mute():
                 self._move(key, message.first_frame, 0)
@@ -99,9 +109,14 @@ class Agreement:
                 self.positions.pop(key, None)
 
     def _packet(self, packet: Packet) -> None:
+        layout = self.layout
         try:
-            check_packet(self.layout, packet)
-            check_field(self.layout, packet)
+            if layout.codebook_size == 1 << layout.bits:  # all codes that fit are in range, so they need no unpacking
+                check_packet(layout, packet)
+                check_field(layout, packet)
+            else:
+                packet_codes(layout, packet)
+                recover(layout, packet)
         except RemoteProtocolError as error:
             raise BrokenRule(str(error)) from None
 

@@ -107,6 +107,22 @@ class Session:
         self._walk(self.side, message, LocalProtocolError)
         return data
 
+    def forward(self, message: Packet | Mute | End) -> Packet | Mute | End | Left | None:
+        """What a server says of another client's message, checked when it came; it is written without `send`.
+
+        This client may have had less of the stream than was sent, and would refuse a jump that it cannot follow: then
+        it is told nothing, and of an End that the stream's sender has left.
+        """
+        if self._error is not None or type(message) not in NEXT[self.state, self.side]:
+            return None
+        if self.agreement.follows(message):
+            return message
+        if not isinstance(message, End):
+            return None
+        left = Left(message.stream)
+        self._walk(self.side, left, LocalProtocolError)
+        return left
+
     def receive(self, data: bytes, now: float) -> Message | None:
         """The peer's message, or None for one to skip; RemoteProtocolError, then and ever after, for what is wrong."""
         if self._error is not None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import io
+import signal
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 import soundfile
 
 from streamdac import frontend
-from streamdac.errors import FrontendUnavailable, NoInputError, OutputError, UsageError
+from streamdac.errors import FrontendUnavailable, NoInputError, OutputError, UnavailableError, UsageError
 from streamdac.frontend import AsyncSink, AsyncSource, Source
+from streamdac.frontends.archives import rereadable
 from streamdac.frontends.coding import StreamDecoding
-from streamdac.frontends.encode import encode_stream
+from streamdac.frontends.encode import encode_stream, output_stream
 from streamdac.frontends.null import Silence
+from streamdac.frontends.recording import recorded
 
 from . import models
 from .models import RATE
@@ -134,22 +138,111 @@ def test_a_sink_refuses_formats_that_there_are_not(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+class Microphone(Silence):
+    """Silence that fails after a second."""
+
+    live = True
+
+    def __init__(self, error: type[BaseException], *, samples: int = RATE) -> None:
+        super().__init__(None, RATE, 1)
+        self._error, self._most = error, samples
+
+    def read(self, samples: int) -> np.ndarray | None:
+        if self._at >= self._most:
+            raise self._error("unplugged")
+        return super().read(min(samples, self._most - self._at))
+
+
+def record(weights: Path, source: Source, out: BinaryIO) -> None:
+    encode_stream(models.load(weights), source, out, None, 4, label="", quiet=True)
+
+
+def whole(weights: Path, data: bytes) -> int:
+    """Samples in a stream without a flaw."""
+    decoding = StreamDecoding(models.load(weights))
+    samples = sum(map(len, [*decoding.feed(data), *decoding.finish()]))
+    assert decoding.problems == []
+    return samples
+
+
 @pytest.mark.parametrize("live", [True, False])
 def test_an_interrupt_ends_a_recording_and_breaks_off_anything_else(weights: Path, live: bool) -> None:
-    class Microphone(Silence):
-        def read(self, samples: int) -> np.ndarray | None:
-            if self._at >= RATE:
-                raise KeyboardInterrupt
-            return super().read(samples)
-
-    source, out = Microphone(None, RATE, 1), io.BytesIO()
-    source.live = live  # type: ignore[attr-defined]
-    codec = models.load(weights)
+    source, out = Microphone(KeyboardInterrupt), io.BytesIO()
+    source.live = live
     if not live:
-        with pytest.raises(KeyboardInterrupt):
-            encode_stream(codec, source, out, None, 4, label="", quiet=True)
+        with pytest.raises(KeyboardInterrupt), recorded(source) as recording:
+            record(weights, recording, out)
         return
-    encode_stream(codec, source, out, None, 4, label="", quiet=True)
-    decoding = StreamDecoding(codec)
-    samples = sum(map(len, [*decoding.feed(out.getvalue()), *decoding.finish()]))
-    assert (samples, decoding.problems) == (RATE, [])
+    with recorded(source) as recording:
+        record(weights, recording, out)
+    assert whole(weights, out.getvalue()) == RATE
+
+
+class Interrupted(io.BytesIO):
+    """Is written to when the user interrupts, so many times."""
+
+    def __init__(self, times: int, number: signal.Signals = signal.SIGINT) -> None:
+        super().__init__()
+        self._times, self._number = times, number
+
+    def write(self, data: Any) -> int:
+        if self.tell() > 500 and self._times:
+            self._times -= 1
+            signal.raise_signal(self._number)
+        return super().write(data)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_while_a_packet_is_written_tears_nothing(weights: Path, number: signal.Signals) -> None:
+    before, out = signal.getsignal(number), Interrupted(1, number)
+    source = Microphone(UnavailableError, samples=60 * RATE)
+    with recorded(source) as recording:
+        record(weights, recording, out)
+        assert signal.getsignal(number) == before
+    assert RATE // 2 <= whole(weights, out.getvalue()) == source._at < 60 * RATE
+
+
+def test_a_second_interrupt_breaks_a_recording_off(weights: Path) -> None:
+    with (
+        pytest.raises(KeyboardInterrupt),
+        recorded(Microphone(UnavailableError, samples=60 * RATE)) as recording,
+    ):
+        record(weights, recording, Interrupted(2))
+
+
+def test_an_interrupt_that_is_ignored_stays_so() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with recorded(Microphone(UnavailableError)):
+            signal.raise_signal(signal.SIGINT)
+            assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("error", [UnavailableError, OSError])
+def test_what_was_heard_before_a_device_was_lost_is_kept(weights: Path, tmp_path: Path, error: type[Exception]) -> None:
+    target = tmp_path / "talk.sdac"
+    with (
+        pytest.raises(error, match="unplugged"),
+        recorded(Microphone(error)) as recording,
+        output_stream(str(target), force=False) as out,
+    ):
+        record(weights, recording, out)
+    assert whole(weights, target.read_bytes()) == RATE
+
+
+@pytest.mark.parametrize("error", [UnavailableError, KeyboardInterrupt])
+def test_where_nothing_was_heard_there_is_no_file(weights: Path, tmp_path: Path, error: type[BaseException]) -> None:
+    with (
+        pytest.raises(error),
+        recorded(Microphone(error, samples=0)) as recording,
+        output_stream(str(tmp_path / "talk.sdac"), force=False) as out,
+    ):
+        record(weights, recording, out)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_recording_that_is_read_again_ends_at_the_interrupt() -> None:
+    with recorded(Microphone(KeyboardInterrupt)) as recording, rereadable(recording) as opener:
+        assert everything(opener()).shape == everything(opener()).shape == (RATE, 1)

@@ -210,9 +210,9 @@ def test_a_signal_ends_it_with_a_report(jack: Callable[..., Jack], model_file: P
     assert b"trouble" in out
 
 
-def wait_for_port(server: Jack) -> None:
+def wait_for_port(server: Jack, name: str = "PortAudio:out") -> None:
     end = time.monotonic() + 60
-    while not any(port.startswith("PortAudio:out") for port in server.ports()):
+    while not any(port.startswith(name) for port in server.ports()):
         assert time.monotonic() < end
         time.sleep(0.1)
 
@@ -264,6 +264,109 @@ def test_a_microphone_that_goes_away_is_one_line(jack: Callable[..., Jack]) -> N
             all(source.read(320) is not None for _ in range(10_000))
     finally:
         source.close()
+
+
+def test_a_block_of_any_length_is_played_whole(jack: Callable[..., Jack]) -> None:
+    jack(rate=48_000)
+    sink = frontend.open_sink("speaker:", sample_rate=24_000, channels=1)
+    sink.write(np.zeros((40_960, 1), np.float32))
+    sink.close()
+    ring = sink._ring  # type: ignore[attr-defined]
+    assert 2 * 40_960 <= ring.written < 2 * 40_960 + 100
+    assert (ring.counts.overruns, ring.counts.dropped, ring.level) == (0, 0, 0)
+
+
+def test_a_microphone_gives_what_it_can_of_any_wish(jack: Callable[..., Jack]) -> None:
+    jack(rate=48_000)
+    source = frontend.open_source("mic:", sample_rate=48_000)
+    given: list[int] = []
+
+    def read() -> None:
+        block = source.read(65_536)
+        given.append(0 if block is None else len(block))
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    reader.join(20)
+    source.close()
+    reader.join(20)
+    assert len(given) == 1
+    assert 0 < given[0] <= 65_536
+
+
+def test_a_microphone_gives_no_more_than_is_asked_for(jack: Callable[..., Jack]) -> None:
+    jack(rate=16_000)
+    source = frontend.open_source("mic:", sample_rate=24_000)
+    try:
+        for samples in (320, 1, 320, 1, 7) * 8:
+            block = source.read(samples)
+            assert block is not None
+            assert 1 <= len(block) <= samples
+    finally:
+        source.close()
+
+
+def kept(path: Path, model: Path, capsys: pytest.CaptureFixture[str]) -> int:
+    """Samples of a recording that decodes without a flaw."""
+    audio = path.with_suffix(".wav")
+    if path != audio:
+        assert run(capsys, "decode", str(path), "-o", str(audio), "--model", str(model)) == (0, "", "")
+    frames: int = soundfile.info(audio).frames
+    return frames
+
+
+@pytest.mark.parametrize("name", ["talk.sdac", "talk.dac"])
+def test_an_interrupt_ends_a_recording_which_is_kept(
+    jack: Callable[..., Jack],
+    capsys: pytest.CaptureFixture[str],
+    model: None,
+    model_file: Path,
+    tmp_path: Path,
+    name: str,
+) -> None:
+    server = jack()
+    command = [sys.executable, "-m", "streamdac", "encode", "mic:", "-o", str(tmp_path / name)]
+    process = subprocess.Popen([*command, "--model", str(model_file)], stderr=subprocess.PIPE)
+    wait_for_port(server, "PortAudio:in")
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, b"")
+    assert kept(tmp_path / name, model_file, capsys) >= 12_000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["encode", "mic:", "-o"], "talk.sdac"),
+        (["encode", "mic:", "-o"], "talk.dac"),
+        (["live", "-i", "mic:", "-o"], "talk.wav"),
+        (["live", "--mic", "--no-reconnect", "--record-codes"], "talk.sdac"),
+    ],
+)
+def test_a_recording_whose_device_is_lost_is_kept_and_the_error_said(
+    jack: Callable[..., Jack],
+    capsys: pytest.CaptureFixture[str],
+    model: None,
+    model_file: Path,
+    tmp_path: Path,
+    arguments: list[str],
+    name: str,
+) -> None:
+    server = jack()
+
+    def unplug() -> None:
+        wait_for_port(server, "PortAudio:in")
+        time.sleep(1.5)
+        server.kill()
+
+    unplugging = threading.Thread(target=unplug)
+    unplugging.start()
+    code, out, err = run(capsys, *arguments, str(tmp_path / name), "--model", str(model_file))
+    unplugging.join()
+    assert (code, out) == (69, "")
+    assert " is gone: " in err.splitlines()[-1]
+    assert kept(tmp_path / name, model_file, capsys) > 0
 
 
 def test_files_and_devices_may_be_mixed(

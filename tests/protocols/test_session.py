@@ -232,6 +232,60 @@ def test_a_server_may_use_a_stream_number_again() -> None:
     pair.say(pair.server, packet(0, stream=3))
 
 
+def test_what_a_server_forwards_is_kept_within_what_the_client_can_follow() -> None:
+    pair = Pair()
+    steps = [
+        (packet(9, stream=3), packet(9, stream=3)),
+        (packet(11 + FRAMES, stream=3), None),
+        (Mute(3, 11 + FRAMES), None),
+        (Mute(3, 10 + FRAMES), Mute(3, 10 + FRAMES)),
+        (packet(11 + FRAMES, stream=3), packet(11 + FRAMES, stream=3)),
+        (End(3, 0, 9), Left(3)),
+        (packet(0, stream=3), packet(0, stream=3)),
+        (End(3, 0, 1), End(3, 0, 1)),
+        (packet(10**9, stream=3), packet(10**9, stream=3)),
+    ]
+    for message, told in steps:
+        assert pair.server.forward(message) == told
+        if told is not None:
+            assert pair.client.receive(encode(told), 0.0) == told
+    assert pair.client.agreement.positions == pair.server.agreement.positions
+
+
+def test_a_message_is_forwarded_as_it_came_whatever_codebooks_the_client_takes() -> None:
+    large = packet(codebooks=16, layout=Layout(16, 1024, 1))
+    assert Pair().server.forward(large) == large
+
+
+def test_nothing_is_forwarded_where_a_server_may_not_say_it() -> None:
+    waiting = at(State.ANSWER)
+    waiting.say(waiting.client, BYE)
+    for pair in (at(State.ANSWER), at(State.SERVER_DONE), at(State.CLOSED), waiting, Pair(Role.SEND)):
+        assert pair.server.forward(packet()) is None
+    pair = Pair()
+    pair.force(pair.server, HELLO)
+    assert pair.server.forward(End(0, 0, 0)) is None
+
+
+ODD = Offer(b"1" * 32, 24_000, 320, 8, 1000)
+PAST_THE_LAST = np.full((1, 1, 1), 1000)
+BEYOND = make_packet(Layout(8, 1024, 1), PAST_THE_LAST, sequence=0, first_frame=1).payload
+
+
+@pytest.mark.parametrize("redundant", [False, True])
+def test_a_code_that_the_codebook_does_not_have_is_the_fault_of_who_sent_it(redundant) -> None:
+    pair, layout = Pair(opened=False), Layout(8, 1000, 1)
+    pair.say(pair.client, dataclasses.replace(HELLO, offers=(ODD,)))
+    pair.say(pair.server, dataclasses.replace(ACCEPT, fingerprint=ODD.fingerprint))
+    good = packet(1, codebooks=1, redundancy=b"\1\1" + bytes(2), layout=layout)
+    pair.say(pair.client, good)
+    bad = {"redundancy": b"\1\1" + BEYOND} if redundant else {"payload": BEYOND}
+    message = dataclasses.replace(good, **bad)
+    with pytest.raises(LocalProtocolError, match="got code 1000, need 0 to 999"):
+        pair.client.send(message)
+    assert "got code 1000, need 0 to 999" in str(pair.force(pair.server, message))
+
+
 @pytest.mark.parametrize(
     ("role", "by_client", "by_server"),
     [(Role.SEND, [packet(), End(0, 0, 1)], [STATS, ADAPT]), (Role.RECEIVE, [STATS, ADAPT], [packet(), End(0, 0, 1)])],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from streamdac.frontends.ws_limits import BURST_SECONDS, RateExceeded, RateLimit
@@ -57,6 +57,7 @@ def test_the_redundancy_agreed_may_be_sent_for_ever(accept: Accept) -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(accept=accepts, burst=st.integers(1, 60))
+@example(accept=Accept(1, OFFER.fingerprint, 13, 1, 1, 0, 0), burst=16)
 def test_so_may_what_the_rate_control_adds_under_loss(accept: Accept, burst: int) -> None:
     control = RateControl(
         max_codebooks=accept.codebooks,

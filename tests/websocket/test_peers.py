@@ -11,15 +11,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.exceptions import ConnectionClosed
 
 import streamdac
 from streamdac.errors import DeniedError, ModelMismatchError, RemoteProtocolError, UnavailableError, UsageError
 from streamdac.frontends.ws_access import Settings
 from streamdac.frontends.ws_server import RelayServer
 from streamdac.frontends.ws_stats import PeerStats
-from streamdac.protocols.messages import End, Mute, Offer, Packet, Role
+from streamdac.protocols.messages import SUBPROTOCOL, End, Mute, Offer, Packet, Role
+from streamdac.protocols.negotiate import answer
 from streamdac.protocols.netsim import Network
 from streamdac.protocols.packets import packet_codes
+from streamdac.protocols.session import Session, Side
 
 from .parts import PATIENCE, LossyWire, hello, predicting_codec, raw, running, small_codec, speech, until, url
 
@@ -267,6 +271,34 @@ async def test_a_room_of_another_model_is_refused_by_name() -> None:
         with pytest.raises(ModelMismatchError, match="session rejected: no common model"):
             async with open_peer(url(relay)):
                 pass
+
+
+async def test_who_is_cancelled_while_it_waits_for_the_answer_has_left_the_server() -> None:
+    asked, cancelled, gone = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def answer_late(socket: ServerConnection) -> None:
+        session = Session(Side.SERVER, now=0.0)
+        said = session.receive(await socket.recv(), 0.0)
+        accept = session.send(answer(said, said.offers))
+        asked.set()
+        await cancelled.wait()
+        with contextlib.suppress(ConnectionClosed):
+            await socket.send(accept)
+        await socket.wait_closed()
+        gone.set()
+
+    async with serve(answer_late, "127.0.0.1", 0, subprotocols=[SUBPROTOCOL], compression=None) as server:
+        port = next(iter(server.sockets)).getsockname()[1]
+        connection = streamdac.connect(f"ws://127.0.0.1:{port}/", model=small_codec())
+        opening = asyncio.ensure_future(connection.__aenter__())
+        await asked.wait()
+        opening.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await opening
+        cancelled.set()
+        await until(gone.is_set)
+        assert connection.peer.channel is None
+        assert connection.peer.counts.sessions == 0
 
 
 async def test_a_token_lets_in_and_a_wrong_one_does_not() -> None:

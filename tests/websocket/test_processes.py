@@ -9,15 +9,19 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import soundfile
 
 from streamdac import frontend, load
+from streamdac.frontends.wav import SampleFormat, header
 from streamdac.protocols.messages import End, Offer, Packet, Role
 
 from .parts import hello, raw, running, small_codec, speech, until, url
@@ -28,12 +32,18 @@ def start(tmp_path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Starts programs, and ends those that are left over."""
     started = []
 
-    def start_one(*arguments: object) -> subprocess.Popen[str]:
+    def start_one(*arguments: object, stdin: int | None = None) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "streamdac", *map(str, arguments)]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
         started.append(
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path
+                command,
+                stdin=stdin,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env=environment,
+                cwd=tmp_path,
             )
         )
         return started[-1]
@@ -128,3 +138,74 @@ async def test_an_interrupted_peer_ends_its_stream_and_says_bye(start, model, ca
         assert caplog.messages[-1] == "room lobby: session ended with 1000 "
         packets, (end,) = listener.heard(Packet), listener.heard(End)
         assert end.frames == len(packets)
+
+
+def opened(fifo: Path) -> int:
+    """The writing end of a named pipe, once somebody waits for it."""
+    end = time.monotonic() + 60
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:
+            assert time.monotonic() < end, "nobody opens it"
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize(
+    ("command", "number", "code", "said"),
+    [
+        (["send", "ws://127.0.0.1:1"], signal.SIGINT, 130, "streamdac: interrupted\n"),
+        (["serve", "--port", 0], signal.SIGINT, 130, "streamdac: interrupted\n"),
+        (["serve", "--port", 0], signal.SIGTERM, 143, ""),
+    ],
+)
+def test_a_signal_ends_the_wait_for_a_pipe_that_gives_nothing(
+    start, model, tmp_path, command, number, code, said
+) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    process = start(*command, "--model", model, "-i", "fifo")
+    writer = opened(tmp_path / "fifo")
+    try:
+        process.send_signal(number)
+        out, err = process.communicate(timeout=20)
+    finally:
+        os.close(writer)
+    assert (process.returncode, out, err) == (code, "", said)
+
+
+@pytest.fixture
+def idle() -> Iterator[int]:
+    """The reading end of a pipe in which there are seven hops and a half, and no more for now."""
+    reader, writer = os.pipe()
+    os.write(writer, header(24_000, 1, SampleFormat(16), None) + bytes(2 * 2_400))
+    yield reader
+    for end in (reader, writer):
+        os.close(end)
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Its exit code and the rest of its stderr."""
+    assert process.stderr is not None
+    return process.wait(timeout=30), process.stderr.read()
+
+
+async def test_a_server_that_waits_for_its_own_audio_ends_when_told_to(start, model, idle) -> None:
+    codec = small_codec()
+    offer = Offer(codec.fingerprint, 24_000, 320, 4, 64)
+    process = start("serve", "--port", 0, "--model", model, "-i", "-", stdin=idle)
+    heading = await asyncio.to_thread(line, process, "listening on")
+    relay = cast(Any, SimpleNamespace(port=int(heading.rpartition(":")[2])))
+    async with raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener:
+        await until(lambda: len(listener.heard(Packet)) == 7, 60)
+        process.send_signal(signal.SIGTERM)
+        code, err = await asyncio.to_thread(ended, process)
+    assert (code, "Fatal" in err) == (130, False), err
+
+
+def test_a_sender_that_waits_for_audio_says_why_its_session_ended(start, server, model, idle) -> None:
+    serving, url = server
+    sending = start("send", url, "--model", model, "-i", "-", "--retry", 0.5, stdin=idle)
+    line(sending, "model small")
+    serving.send_signal(signal.SIGINT)
+    code, err = ended(sending)
+    assert (code, err.splitlines()[-1]) == (69, f"streamdac: {url}: the server ends, and no new session for 0.5 s")

@@ -6,12 +6,32 @@ import dataclasses
 
 import pytest
 
-from streamdac.protocols.messages import Accept, Adapt, Bye, End, Left, Mute, Offer, Packet, Reason, Reject, Role, Stats
-from streamdac.protocols.packets import packet_codes, thin
+from streamdac.protocols.messages import (
+    Accept,
+    Adapt,
+    Bye,
+    End,
+    Layout,
+    Left,
+    Mute,
+    Offer,
+    Packet,
+    Reason,
+    Reject,
+    Role,
+    Stats,
+)
+from streamdac.protocols.packets import make_packet, packet_codes, thin
+from streamdac.protocols.wire import encode
 
 from .parts import LAYOUT, OFFER, hello, packets, raw, running, until
 
 SENT = packets(20)
+MINUTES = 40_000  # frames: a jump that is allowed, two of them are not
+
+
+def at(sequence: int, frame: int) -> Packet:
+    return dataclasses.replace(SENT[0], sequence=sequence, first_frame=frame)
 
 
 async def test_what_one_sends_the_others_in_the_room_hear_and_nobody_else() -> None:
@@ -72,6 +92,92 @@ async def test_a_member_that_ends_its_stream_and_goes_is_not_reported_again() ->
         assert first.stream == second.stream
         assert listener.heard(Mute) == [Mute(first.stream, 1)]
         assert listener.heard(Left) == []
+
+
+async def test_a_member_that_only_muted_its_stream_leaves_nothing_behind_for_the_next_one() -> None:
+    async with running() as relay, raw(relay, greet=hello(Role.RECEIVE), read=True) as listener:
+        async with raw(relay, greet=hello(Role.SEND)) as bad:
+            await bad.say(Mute(0, 1 << 47))
+            await until(lambda: listener.heard(Mute))
+        await until(lambda: len(relay.rooms["lobby"].members) == 1)
+        async with raw(relay, greet=hello(Role.SEND)) as innocent:
+            await innocent.say(SENT[0])
+            await until(lambda: listener.heard(Packet))
+        (mute,), (packet,) = listener.heard(Mute), listener.heard(Packet)
+        assert mute.stream == packet.stream
+        assert listener.heard(Left)[0] == Left(mute.stream)
+
+
+@pytest.mark.parametrize(
+    "then", [at(1, 3 * MINUTES), Mute(0, 3 * MINUTES), End(0, 0, 3 * MINUTES)], ids=lambda m: type(m).__name__
+)
+async def test_nobody_is_told_of_a_jump_over_duplicates_that_were_not_forwarded(then) -> None:
+    async with (
+        running() as relay,
+        raw(relay, greet=hello(Role.RECEIVE), read=True) as listener,
+        raw(relay, greet=hello(Role.SEND)) as bad,
+        raw(relay, greet=hello(Role.SEND)) as innocent,
+    ):
+        for message in (at(0, 0), at(0, MINUTES), at(0, 2 * MINUTES), then, Bye(Reason.NORMAL, "")):
+            await bad.say(message)
+        assert await bad.hear_a(Bye)
+        await until(lambda: len(relay.rooms["lobby"].members) == 2)
+        (member,) = [one for one in relay.rooms["lobby"].members.values() if one.role is Role.RECEIVE]
+        await innocent.say(SENT[0])
+        await until(lambda: len(listener.heard(Packet)) == 2)
+        assert [(packet.stream, packet.first_frame) for packet in listener.heard(Packet)] == [(1, 0), (2, 0)]
+        assert [m for _, m in listener.got if isinstance(m, Mute | End | Left)] == [Left(1)]
+        assert member.channel.outbox.counts.dropped == isinstance(then, Packet)
+
+
+async def test_mutes_and_the_end_are_forwarded_however_long_the_packets_between_them_went_on() -> None:
+    async with (
+        running() as relay,
+        raw(relay, greet=hello(Role.RECEIVE), read=True) as listener,
+        raw(relay, greet=hello(Role.SEND)) as speaker,
+    ):
+        said = [Mute(0, 0), at(0, MINUTES), Mute(0, 2 * MINUTES), at(1, 3 * MINUTES), End(0, 0, 4 * MINUTES)]
+        for message in said:
+            await speaker.say(message)
+        await until(lambda: listener.heard(End))
+        streamed = [message for _, message in listener.got if isinstance(message, Packet | Mute | End)]
+        assert [dataclasses.replace(message, stream=0) for message in streamed] == said
+
+
+async def test_who_floods_a_room_with_mutes_goes_and_the_others_stay() -> None:
+    async with (
+        running() as relay,
+        raw(relay, greet=hello(Role.RECEIVE), read=True) as listener,
+        raw(relay, greet=hello(Role.SEND)) as bad,
+        raw(relay, greet=hello(Role.SEND)) as innocent,
+    ):
+        for frame in range(400):
+            await bad.socket.send(encode(Mute(0, frame)))
+        bye = await bad.hear_a(Bye)
+        assert (bye.reason, bye.text) == (Reason.OTHER, "more than 8 Mutes a second")
+        await until(lambda: listener.heard(Left))
+        await innocent.say(SENT[0])
+        await until(lambda: listener.heard(Packet))
+        assert 40 <= len(listener.heard(Mute)) < 100
+
+
+async def test_codes_that_the_codebook_does_not_have_reach_nobody() -> None:
+    offer = Offer(b"1" * 32, 24_000, 320, 8, 1000)
+    codes = packet_codes(LAYOUT, SENT[0]) % 1000
+    good = make_packet(Layout(8, 1000, 1), codes, sequence=0, first_frame=0)
+    codes[7] = 1023
+    async with (
+        running() as relay,
+        raw(relay, greet=hello(Role.RECEIVE, offer=offer), read=True) as listener,
+        raw(relay, greet=hello(Role.SEND, offer=offer)) as bad,
+        raw(relay, greet=hello(Role.SEND, offer=offer)) as innocent,
+    ):
+        await bad.socket.send(encode(make_packet(LAYOUT, codes, sequence=0, first_frame=0)))
+        bye = await bad.hear_a(Bye)
+        assert (bye.reason, bye.text) == (Reason.VIOLATION, "got code 1023, need 0 to 999")
+        await innocent.say(good)
+        await until(lambda: listener.heard(Packet))
+        assert [packet.payload for packet in listener.heard(Packet)] == [good.payload]
 
 
 async def test_echo_gives_everybody_its_own_packets_too() -> None:

@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 
 from streamdac.frontends.ws_exact import Exact
-from streamdac.frontends.ws_voices import MAX_VOICES, HeardCounts, Renderer, Voices, silence_codes, silence_for
+from streamdac.frontends.ws_voices import (
+    END_SECONDS,
+    MAX_VOICES,
+    HeardCounts,
+    Renderer,
+    Voices,
+    silence_codes,
+    silence_for,
+)
 from streamdac.protocols.jitter import Kind
 from streamdac.protocols.messages import End, Layout, Left, Mute, Packet
 from streamdac.protocols.receiver import Receiver
@@ -140,6 +148,23 @@ def test_more_streams_than_can_be_decoded_are_not_heard_but_counted() -> None:
     made.hear(Left(MAX_VOICES), 0.0)  # one of those that are not heard
 
 
+@pytest.mark.parametrize("muted", [False, True])
+def test_streams_whose_ends_name_frames_that_never_came_make_room_for_others(muted) -> None:
+    codec = long_hops()
+    made = Voices(codec, channels=1, correct_drift=False)
+    made.begin(LAYOUT, silence_codes(codec))
+    for stream in range(MAX_VOICES):
+        made.hear(sent(codes(1), stream=stream)[0], 0.0)
+        if muted:
+            made.hear(Mute(stream, 1), 0.0)
+        made.hear(End(stream, 0, 11_000), 0.0)
+    assert made.speaking == MAX_VOICES
+    play(made, [], END_SECONDS + 0.5)
+    assert (made.ended, made.speaking) == (MAX_VOICES, 0)
+    made.hear(sent(codes(1), stream=MAX_VOICES)[0], 2.0)
+    assert (made.speaking, made.totals().refused_streams) == (1, 0)
+
+
 @pytest.mark.parametrize("drift", [0.003, -0.003])
 def test_a_clock_that_is_off_is_followed_by_the_speed(drift) -> None:
     codec, counts = long_hops(), {}
@@ -193,6 +218,18 @@ def test_the_end_tells_of_frames_lost_before_it() -> None:
     heard = hear_exactly(made := exact(), [*sent(codes(10))[:7], End(0, 10 * SAMPLES, 10)])
     assert len(heard) == 10 * SAMPLES
     assert made.counts.concealed == 3
+
+
+def test_an_end_far_beyond_what_came_is_concealed_for_a_second() -> None:
+    heard = hear_exactly(made := exact(), [*sent(codes(5)), End(0, 45_000 * SAMPLES, 45_000)])
+    assert len(heard) == (5 + 75) * SAMPLES
+    assert made.counts.concealed == 75
+
+
+def test_an_end_long_after_a_mute_is_silence_up_to_there() -> None:
+    heard = hear_exactly(made := exact(), [*sent(codes(5)), Mute(0, 5), End(0, 200 * SAMPLES, 200)])
+    assert len(heard) == 200 * SAMPLES
+    assert made.counts.concealed == 0
 
 
 def test_muted_frames_are_silence_and_not_counted_as_lost() -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from streamdac.errors import UnavailableError, UsageError
-from streamdac.frontends import ws_worker
+from streamdac.frontends import ws_capture, ws_worker
 from streamdac.frontends.tone import Tone
 from streamdac.frontends.varirate import VariableResampler
 from streamdac.frontends.ws_capture import SILENT_DB, Capture, level_db, to_channels
@@ -57,6 +58,35 @@ async def test_a_live_source_is_encoded_with_little_delay_at_any_rate(rate) -> N
     assert abs(len(audio) - 12_000) < 100
     assert np.array_equal(codes[:, 0], small_codec().encode(audio[:, 0])[0])
     assert source.closed
+
+
+async def test_what_a_source_was_late_is_not_made_up_for(monkeypatch) -> None:
+    """Beyond a tenth of a second: the hearers' buffers would take it for a burst, and the server for a flood."""
+    now, given = 0.0, []
+    hop = 320 / 24_000
+
+    class Stalling(Tone):
+        def read(self, samples: int) -> np.ndarray | None:
+            nonlocal now
+            if len(given) == 20:
+                now += 30.0
+            given.append(now)
+            return super().read(samples)
+
+    monkeypatch.setattr(ws_capture, "time", SimpleNamespace(monotonic=lambda: now))
+    capture = Capture(
+        small_codec(), Stalling(440.0, 1.0, 24_000, 1), channels=1, codebooks=4, deliver=id, ended=id
+    )  # fmt: skip
+
+    def wait(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+
+    monkeypatch.setattr(capture.stopping, "wait", wait)
+    capture.work()
+    assert given[19] == pytest.approx(19 * hop)
+    assert given[20] == pytest.approx(20 * hop + 30)
+    assert given[75] == pytest.approx(given[20] - 0.1 + 54 * hop)
 
 
 async def test_two_channels_are_mixed_into_a_session_of_one() -> None:
