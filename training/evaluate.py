@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from streamdac.errors import OutputError, UsageError
+from streamdac.files import written_whole
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
@@ -111,14 +113,21 @@ def evaluate_command(
         data, codec.sample_rate, split=split, kind=kind, clip_seconds=clip_seconds, clips_per_group=clips_per_group
     )
     evaluation = Evaluation(codec, clips, names, jobs=jobs, progress=sys.stderr.isatty())
-    report = evaluation.run(counts, vbr=most, opus=against == "opus", opus_nominal=nominal)
+    try:
+        report = evaluation.run(counts, vbr=most, opus=against == "opus", opus_nominal=nominal)
+    except BaseException:
+        if evaluation.rows:  # of hours, perhaps
+            click.echo("\n".join(["measured until then:", *_lines(evaluation.rows, names)]), err=True)
+        raise
     click.echo(json.dumps(report.to_dict(), indent=1) if as_json else table(report))
     if output is not None:
         from .pictures import write_pictures
 
         output.mkdir(parents=True, exist_ok=True)
-        (output / "report.json").write_text(json.dumps(report.to_dict(), indent=1) + "\n", encoding="utf-8")
-        (output / "report.md").write_text(table(report) + "\n", encoding="utf-8")
+        texts = {"report.json": json.dumps(report.to_dict(), indent=1, allow_nan=False), "report.md": table(report)}
+        for name, text in texts.items():
+            with written_whole(output / name, force=True) as temporary:
+                temporary.write_text(text + "\n", encoding="utf-8")
         write_pictures(output, report, evaluation.example(counts))
 
 
@@ -140,19 +149,23 @@ def _load(model: Path | None) -> Codec:
 
 def table(report: Report) -> str:
     """The report in Markdown."""
-    names = list(report.metrics)
-    lines = [
-        f"| codec | kbps | {' | '.join(HEADINGS[name] for name in names)} | codebook use |",
-        f"|---|{'---|' * (len(names) + 2)}",
-    ]
-    lines += [_line(row, names) for row in report.rows]
+    lines = _lines(report.rows, report.metrics)
     facts = f"{report.clips} clips, {report.seconds:.0f} s, {report.groups} speaker{'s' * (report.groups != 1)}"
     differ = f"{report.streaming_differs or 'none'} of {report.streaming_codes} codes differ"
     lines += ["", f"{facts}. Streamed in random chunks against offline: {differ}."]
+    for name in report.metrics:
+        fewest = min(row.defined[name] for row in report.rows)
+        if fewest < report.clips:
+            lines.append(f"{HEADINGS[name]} is not defined for all clips; its means are of {fewest} or more.")
     return "\n".join(lines)
 
 
-def _line(row: Row, names: list[str]) -> str:
+def _lines(rows: Sequence[Row], names: Sequence[str]) -> list[str]:
+    heading = f"| codec | kbps | {' | '.join(HEADINGS[name] for name in names)} | codebook use |"
+    return [heading, f"|---|{'---|' * (len(names) + 2)}", *(_line(row, names) for row in rows)]
+
+
+def _line(row: Row, names: Sequence[str]) -> str:
     digits = {"estoi": 3, "si_sdr": 1}
     values = [f"{row.means[name]:.{digits.get(name, 2)}f}" for name in names]
     use = "" if row.use is None else f"{100 * row.use:.0f} %"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import nullcontext
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from multiprocessing import get_context
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from streamdac.allocation import BITS_PER_HOP
 from streamdac.codec import Codec
+from streamdac.errors import BadDataError, StreamdacError, UnavailableError
 
 from .data import HeldOutClip
 from .metrics import compare
@@ -28,6 +30,7 @@ T = TypeVar("T")
 _OPUS_TRIES = 8
 _OPUS_CLOSE = 0.01  # of the wanted bitrate
 _OPUS_HIGHEST = 64.0  # kbps, nominal: as far as is searched
+_CHUNK_HOPS = 4  # at most, of what is pushed at once
 
 
 @dataclass(frozen=True)
@@ -68,14 +71,18 @@ class Report:
     seconds: float
     groups: int
     streaming_codes: int
-    """Codes of the clips that were also streamed, in chunks of random length ..."""
+    """Codes of the clips, which were streamed in chunks of random length ..."""
     streaming_differs: int
-    """... and how many of these came out otherwise than offline."""
+    """... and how many of these came out otherwise offline."""
     rows: list[Row] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON, which has no word for a mean of nothing: it is None."""
+        values = asdict(self)
+        for row in values["rows"]:
+            for means in (row["means"], *row["by_group"].values()):
+                means.update({name: None for name, value in means.items() if not math.isfinite(value)})
+        return values
 
 
 @dataclass(frozen=True)
@@ -96,8 +103,29 @@ class Example:
     sample_rate: int
 
 
-def _measure(job: tuple[Sequence[str], Signal, Signal, int]) -> dict[str, float]:
-    return compare(*job)
+def _measure(job: tuple[str, Sequence[str], Signal, Signal, int]) -> dict[str, float]:
+    clip, *what = job
+    try:
+        return compare(*what)
+    except StreamdacError:
+        raise
+    except Exception as error:  # of a library: it is not said which clip it was
+        raise BadDataError(f"clip {clip}: {type(error).__name__} {error}") from error
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[Callable[..., Iterable[dict[str, float]]]]:
+    """A `map` over so many processes; an error ends them at once."""
+    if jobs == 1:
+        yield map
+        return
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    try:
+        yield pool.map
+    except BrokenProcessPool as error:
+        raise UnavailableError(f"one of {jobs} processes ended by itself (out of memory?): try fewer jobs") from error
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def entropy_bits(codes: Iterable[Codes], size: int) -> tuple[float, ...]:
@@ -115,7 +143,7 @@ class Evaluation:
     """The clips, their codes and the metrics to take.
 
     Args:
-        codec: what is measured, by its public streaming interface.
+        codec: what is measured, by its public streaming interface: everything is pushed in chunks of random length.
         clips: at the codec's rate.
         metrics: names in `streamdac.training.metrics.METRICS`.
         jobs: processes for the metrics.
@@ -134,7 +162,10 @@ class Evaluation:
         self.codec, self.clips, self.metrics = codec, list(clips), tuple(metrics)
         self.jobs, self.progress = jobs, progress
         self.seconds = sum(len(clip.audio) for clip in clips) / codec.sample_rate
-        self._codes: list[Codes] = [codec.encode(clip.audio)[0] for clip in self._bar(self.clips, "encode")]
+        self._codes = [self._encoded(clip.audio) for clip in self._bar(self.clips, "encode")]
+        self._coarse: dict[int, list[Codes]] = {}
+        self.rows: list[Row] = []
+        """Those measured so far."""
 
     def run(
         self,
@@ -148,7 +179,8 @@ class Evaluation:
         Opus at about the bitrates of the former, and at every one that `opus_nominal` asks `opusenc` for (kbps).
 
         Raises:
-            UnavailableError: Opus is asked for and its tools are missing.
+            UnavailableError: Opus is asked for and its tools are missing, or a process is.
+            BadDataError: a metric fails on a clip.
         """
         if opus or opus_nominal:
             require_opus()
@@ -160,70 +192,96 @@ class Evaluation:
             self.seconds,
             len({clip.group for clip in self.clips}),
             *self._streaming_differs(),
+            self.rows,
         )
-        context = ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn")) if self.jobs > 1 else nullcontext()
-        with context as pool:
-            mapping: Callable[..., Iterable[dict[str, float]]] = map if pool is None else pool.map
-            report.rows.extend(self._row(count, mapping) for count in codebooks)
-            passes = self._opus_passes(report.rows) if opus else []
-            report.rows.extend(self._vbr_row(most, mapping) for most in vbr)
+        with _pool(self.jobs) as mapping:
+            for count in codebooks:
+                self.rows.append(self._row(count, mapping))
+            passes = self._opus_passes(self.rows) if opus else []
+            for most in vbr:
+                self.rows.append(self._vbr_row(most, mapping))
             passes += [self._through_opus(kbps) for kbps in opus_nominal]
-            report.rows.extend(self._opus_row(coded, mapping) for coded in sorted(passes, key=lambda p: p.kbps))
+            for coded in sorted(passes, key=lambda p: p.kbps):
+                self.rows.append(self._opus_row(coded, mapping))
         return report
 
     def example(self, codebooks: Sequence[int]) -> Example:
         """The clip whose duration is nearest to 4 s, at each number of codebooks."""
         wanted = 4 * self.codec.sample_rate
         index = min(range(len(self.clips)), key=lambda i: abs(len(self.clips[i].audio) - wanted))
-        coded = {f"{self._kbps(n):.1f} kbps": self._decode(index, n) for n in codebooks}
+        coded = {f"{self._kbps(n):.1f} kbps": self._decoded(index, self._codes_of(n)[index]) for n in codebooks}
         return Example(self.clips[index].audio, coded, self.codec.sample_rate)
 
     def _bar(self, items: Iterable[T], what: str) -> Iterator[T]:
         yield from tqdm(items, what, total=len(self.clips), leave=False, disable=not self.progress)
 
-    def _kbps(self, codebooks: int) -> float:
-        bits = codebooks * math.log2(self.codec.codebook_size)
-        return bits * self.codec.sample_rate / self.codec.hop_length / 1000
+    @property
+    def _code_bits(self) -> int:
+        return self.codec.config.bits_per_code
 
-    def _decode(self, index: int, codebooks: int) -> Signal:
-        return self._decoded(index, self._codes[index][:codebooks])
+    def _kbps(self, codebooks: int) -> float:
+        frames = sum(codes.shape[1] for codes in self._codes)
+        return frames * codebooks * self._code_bits / self.seconds / 1000
+
+    def _codes_of(self, codebooks: int) -> list[Codes]:
+        """Every clip's codes in so many codebooks. From fewer than it is made for, a predictor foretells something else."""
+        codec = self.codec
+        if not codec.foretells or codebooks >= codec.coarse_codebooks:
+            return [codes[:codebooks] for codes in self._codes]
+        if codebooks not in self._coarse:
+            clips = self._bar(self.clips, f"encode, {codebooks} codebooks")
+            self._coarse[codebooks] = [self._encoded(clip.audio, codebooks)[:codebooks] for clip in clips]
+        return self._coarse[codebooks]
+
+    def _encoded(self, audio: Signal, codebooks: int | None = None, *, vbr: bool = False) -> Codes:
+        """Codes `[K, F]` of a stream pushed in chunks of random length."""
+        rng, place = np.random.default_rng(len(audio)), 0
+        encoder, parts = self.codec.encoder(n_codebooks=codebooks, vbr=vbr), []
+        while place < len(audio):
+            step = int(rng.integers(1, _CHUNK_HOPS * self.codec.hop_length))
+            parts.append(encoder.push(audio[place : place + step]))
+            place += step
+        codes: Codes = np.concatenate([*parts, encoder.flush()], axis=-1)[0]
+        return codes
 
     def _decoded(self, index: int, codes: Codes) -> Signal:
-        audio = self.codec.decode(codes[None])
-        return np.asarray(audio[0, 0, : len(self.clips[index].audio)], dtype=np.float32)
+        """Audio of a stream pushed in chunks of random length, as long as the clip."""
+        rng, place, wanted = np.random.default_rng(codes.shape[1]), 0, len(self.clips[index].audio)
+        decoder, parts = self.codec.decoder(), []
+        while place < codes.shape[1]:
+            step = int(rng.integers(1, _CHUNK_HOPS + 1))
+            parts.append(decoder.push(codes[:, place : place + step]))
+            place += step
+        audio = np.concatenate([*parts, decoder.flush()], axis=-1)[0, 0, :wanted]
+        whole: Signal = np.pad(audio, (0, wanted - len(audio)))  # some official models give less than whole hops
+        return whole
 
     def _streaming_differs(self) -> tuple[int, int]:
-        """Codes of the first clips, pushed in chunks of random length, and how many differ from the offline ones."""
-        rng, differing, compared = np.random.default_rng(0), 0, 0
-        for clip, codes in list(zip(self.clips, self._codes, strict=True))[:4]:
-            encoder, parts, place = self.codec.encoder(), [], 0
-            while place < len(clip.audio):
-                step = int(rng.integers(1, 4 * self.codec.hop_length))
-                parts.append(encoder.push(clip.audio[place : place + step]))
-                place += step
-            parts.append(encoder.flush())
-            streamed = np.concatenate(parts, axis=-1)[0]
+        """Codes in all, and how many of them are others offline."""
+        differing, compared = 0, 0
+        for clip, codes in zip(self._bar(self.clips, "encode offline"), self._codes, strict=True):
+            offline = self.codec.encode(clip.audio)[0]
             compared += codes.size
-            differing += codes.size if streamed.shape != codes.shape else int((streamed != codes).sum())
+            differing += codes.size if offline.shape != codes.shape else int((offline != codes).sum())
         return compared, differing
 
     def _row(self, codebooks: int, mapping: Callable[..., Iterable[dict[str, float]]]) -> Row:
-        coded = (self._decode(index, codebooks) for index in range(len(self.clips)))
+        codes = self._codes_of(codebooks)
+        coded = (self._decoded(index, codes[index]) for index in range(len(self.clips)))
         means, defined, groups = self._measured(coded, mapping, f"{codebooks} codebooks")
-        entropy = entropy_bits((codes[:codebooks] for codes in self._codes), self.codec.codebook_size)
-        bits = codebooks * math.log2(self.codec.codebook_size)
+        entropy = entropy_bits(codes, self.codec.codebook_size)
         name = f"{self.codec.name}, {codebooks} codebooks"
-        return Row(name, self._kbps(codebooks), means, defined, groups, bits, entropy)
+        return Row(name, self._kbps(codebooks), means, defined, groups, codebooks * self._code_bits, entropy)
 
     def _vbr_row(self, most: int, mapping: Callable[..., Iterable[dict[str, float]]]) -> Row:
         codec = self.codec
         clips = self._bar(self.clips, f"encode, up to {most} codebooks")
-        codes: list[Codes] = [codec.encode(clip.audio, most, vbr=True)[0] for clip in clips]
+        codes = [self._encoded(clip.audio, most, vbr=True) for clip in clips]
         coded = (self._decoded(index, codes[index]) for index in range(len(self.clips)))
         means, defined, groups = self._measured(coded, mapping, f"up to {most} codebooks")
         used, frames = sum(int((c >= 0).sum()) for c in codes), sum(c.shape[1] for c in codes)
-        bits = used / frames * math.log2(codec.codebook_size)
-        kbps = (bits + BITS_PER_HOP) * codec.sample_rate / codec.hop_length / 1000
+        bits = used / frames * self._code_bits
+        kbps = frames * (bits + BITS_PER_HOP) / self.seconds / 1000
         name = f"{codec.name}, up to {most} codebooks"
         return Row(name, kbps, means, defined, groups, bits, entropy_bits(codes, codec.codebook_size), vbr=True)
 
@@ -231,7 +289,8 @@ class Evaluation:
         self, coded: Iterable[Signal], mapping: Callable[..., Iterable[dict[str, float]]], what: str
     ) -> tuple[dict[str, float], dict[str, int], dict[str, dict[str, float]]]:
         rate = self.codec.sample_rate
-        jobs = ((self.metrics, clip.audio, audio, rate) for clip, audio in zip(self.clips, coded, strict=True))
+        pairs = zip(self.clips, coded, strict=True)
+        jobs = ((clip.name, self.metrics, clip.audio, audio, rate) for clip, audio in pairs)
         results = list(self._bar(mapping(_measure, jobs), what))
         by_group: dict[str, list[dict[str, float]]] = {}
         for clip, result in zip(self.clips, results, strict=True):

@@ -50,13 +50,14 @@ def fit_codebooks(
     """
     network = objective.network
     latents = _latents(objective, draw, processes, _FRAMES_PER_ENTRY * recipe.model.codebook_size)
-    rows = normalise_latent(network, latents.transpose(1, 2).flatten(0, 1), 0.0 if again else recipe.whiten)
     weighting = None
     if again and recipe.sensitivity:  # an untrained decoder says little about what is heard
         deepest = recipe.model.n_codebooks
         depths = (max(1, deepest // 4), max(1, deepest // 2), deepest)
         gradients = [objective.latent_gradients(draw(number), depths[number % 3]) for number in range(_BATCHES)]
         weighting = directions_felt(processes.mean(_covariance(torch.cat(gradients))), recipe.sensitivity)
+    # After the gradients: the codebooks that were fit what is normalised no more. Neither a shift nor one factor turns them.
+    rows = normalise_latent(network, latents.transpose(1, 2).flatten(0, 1), 0.0 if again else recipe.whiten)
     left = start_codebooks(network, rows, lift=recipe.lift, weighting=weighting)
     processes.agree([p.data for p in network.parameters()])
     return left

@@ -189,6 +189,7 @@ def log_distance(
     gradient for `b`.
     """
     b = b.detach()
+    _check_shapes(a, b)
     if _compiled(torch.float32, a, b):
         weights = (log_weight, mag_weight)
         out: Tensor = _LogDistance.apply(a.contiguous(), b.contiguous(), clamp, lean, weights)  # type: ignore[no-untyped-call]
@@ -229,6 +230,7 @@ def compressed_distance(a: Tensor, b: Tensor, *, power: float, phase: float, flo
 
     Returns `[B]`.
     """
+    _check_shapes(a, b)
     if _compiled(torch.complex64, a, b):
         settings = (power, phase, lean, floor)
         out: Tensor = _CompressedDistance.apply(a.contiguous(), b.detach().contiguous(), settings)  # type: ignore[no-untyped-call]
@@ -239,6 +241,12 @@ def compressed_distance(a: Tensor, b: Tensor, *, power: float, phase: float, flo
     across = (parts[0] - parts[1]).square().sum((1, 2, 3))
     distance: Tensor = ((1 - phase) * within + phase * across) / magnitudes[1].square().sum((1, 2))
     return distance
+
+
+def _check_shapes(a: Tensor, b: Tensor) -> None:
+    """The kernels take one length for both."""
+    if a.shape != b.shape:
+        raise ValueError(f"shapes {tuple(a.shape)} and {tuple(b.shape)} differ")
 
 
 def _compressed(spectrum: Tensor, power: float, floor: float) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,7 @@ Metric = Callable[[Signal, Signal, int], float]
 _SPEECH_RATE = 16_000  # Hz, of PESQ-WB, ESTOI (which goes on to 10 kHz) and ViSQOL's speech mode
 _AUDIO_RATE = 48_000  # Hz, of ViSQOL's audio mode
 _VISQOL_SECONDS = 10  # at most, at once
+_VISQOL_LEAST = {"speech": 0.7, "audio": 1.0}  # seconds: of less it makes no patch
 
 
 def _at(signal: Signal, rate: int, wanted: int) -> Signal:
@@ -81,7 +82,8 @@ def estoi(reference: Signal, coded: Signal, rate: int) -> float:
         value = float(
             stoi(_at(reference, rate, _SPEECH_RATE), _at(coded, rate, _SPEECH_RATE), _SPEECH_RATE, extended=True)
         )
-    return float("nan") if said else value  # too few frames: it warns and returns a constant
+    few = any("Not enough STFT frames" in str(one.message) for one in said)  # then it returns a constant
+    return float("nan") if few else value
 
 
 @functools.cache
@@ -96,6 +98,8 @@ def _visqol(mode: str) -> Any:
 
 def _moslqo(reference: Signal, coded: Signal, rate: int, *, mode: str, wanted: int) -> float:
     a, b = (_at(x, rate, wanted).astype(np.float64) for x in (reference, coded))
+    if len(a) < _VISQOL_LEAST[mode] * wanted:
+        return float("nan")
     pieces = max(1, math.ceil(len(a) / (_VISQOL_SECONDS * wanted)))
     pairs = zip(np.array_split(a, pieces), np.array_split(b, pieces), strict=True)
     return float(np.mean([_visqol(mode).measure_from_arrays(*pair, wanted).moslqo for pair in pairs]))
@@ -104,13 +108,14 @@ def _moslqo(reference: Signal, coded: Signal, rate: int, *, mode: str, wanted: i
 def visqol_speech(reference: Signal, coded: Signal, rate: int) -> float:
     """ViSQOL in speech mode (Chinen et al. 2020), MOS-LQO at 16 kHz; of clips over 10 s the mean of equal parts of less.
 
+    NaN for less than 0.7 s, which it cannot align.
     Its time grows with the square of the length: 9 s for 10 s of audio, 28 s for 20 s.
     """
     return _moslqo(reference, coded, rate, mode="speech", wanted=_SPEECH_RATE)
 
 
 def visqol_audio(reference: Signal, coded: Signal, rate: int) -> float:
-    """ViSQOL in audio mode, MOS-LQO at 48 kHz; long clips as in speech mode."""
+    """ViSQOL in audio mode, MOS-LQO at 48 kHz; long clips as in speech mode, NaN for less than 1 s."""
     return _moslqo(reference, coded, rate, mode="audio", wanted=_AUDIO_RATE)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from streamdac.config import ModelConfig
 from streamdac.errors import BadDataError, StreamdacError, UnavailableError, UsageError
 from streamdac.nn import DAC
 from streamdac.nn.network import randomize
+from streamdac.training import evaluation as evaluation_module
 from streamdac.training import metrics
 from streamdac.training.checkpoint import LATEST, export_weights, load_checkpoint
 from streamdac.training.data import HeldOutClip
@@ -101,6 +103,31 @@ def test_streaming_equals_offline_in_the_report(report: Report) -> None:
     assert f"none of {report.streaming_codes} codes differ" in table(report)
 
 
+def test_fewer_codebooks_than_a_predictor_is_made_for_are_coded_so() -> None:
+    config = dataclasses.replace(CONFIG, predictor_dim=6, predictor_codebooks=3)
+    made = DAC(config)
+    randomize(made)
+    codec, clip = Codec(made), clips()[2]
+    rows = Evaluation(codec, [clip], PLAIN).run([2, 3]).rows
+    cut = codec.encode(clip.audio)[0]
+    for row, count in zip(rows, (2, 3), strict=True):
+        codes = codec.encode(clip.audio, n_codebooks=count)
+        assert np.array_equal(codes[0, :count], cut[:count]) == (count == 3)
+        coded = codec.decode(codes)[0, 0, : len(clip.audio)]
+        assert row.means == pytest.approx(compare(PLAIN, clip.audio, coded, RATE), rel=1e-4)
+
+
+def test_a_centred_model_that_gives_less_than_whole_hops_is_measured_over_the_clip() -> None:
+    config = dataclasses.replace(CONFIG, encoder_rates=(2, 5), decoder_rates=(5, 2), padding="centred", latent_dim=8)
+    made = DAC(config)
+    randomize(made)
+    codec, clip = Codec(made), clips()[2]
+    assert codec.decode(codec.encode(clip.audio)).shape[2] < len(clip.audio) == 70 * codec.hop_length * 8
+    report = Evaluation(codec, [clip], PLAIN).run([4])
+    assert report.rows[0].defined == dict.fromkeys(PLAIN, 1)
+    assert report.streaming_differs == 0
+
+
 def test_numbers_are_the_same_every_time(report: Report) -> None:
     assert Evaluation(Codec(network(), name="tiny"), clips(), PLAIN).run([1, 4]) == report
 
@@ -155,6 +182,31 @@ def test_a_metric_without_speech_to_measure_is_undefined(name: str) -> None:
     pytest.importorskip({"pesq_wb": "pesq", "estoi": "pystoi"}[name])
     silence = np.zeros(4800, np.float32)
     assert np.isnan(METRICS[name](silence, silence, 24_000))
+
+
+@pytest.mark.parametrize(("name", "seconds"), [("visqol_speech", 0.69), ("visqol_audio", 0.99), ("pesq_wb", 0.1)])
+def test_a_clip_too_short_for_a_metric_is_undefined(name: str, seconds: float) -> None:
+    pytest.importorskip("pesq" if name == "pesq_wb" else "visqol")
+    clip = buzz(seconds, 24_000)
+    assert np.isnan(METRICS[name](clip, clip, 24_000))
+
+
+def test_a_metric_is_defined_from_the_least_length_on() -> None:
+    pytest.importorskip("visqol")
+    pytest.importorskip("ai_edge_litert")
+    for name, seconds in (("visqol_speech", 0.7), ("visqol_audio", 1.0)):
+        clip = buzz(seconds, 24_000)
+        assert METRICS[name](clip, clip, 24_000) > 3
+
+
+def test_a_mean_of_nothing_is_null_in_json_and_said_below_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    short = {len(clip.audio) for clip in clips() if clip.group == "one"}
+    monkeypatch.setitem(METRICS, "estoi", lambda a, _b, _rate: float("nan") if len(a) in short else 0.5)
+    report = Evaluation(Codec(network()), clips(), ["mel", "estoi"]).run([1])
+    written = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+    assert written["rows"][0]["by_group"]["speech/one"]["estoi"] is None
+    assert written["rows"][0]["means"]["estoi"] == 0.5
+    assert table(report).endswith("ESTOI is not defined for all clips; its means are of 1 or more.")
 
 
 def test_a_metric_that_is_unknown_or_not_installed_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -264,6 +316,38 @@ def test_the_command_writes_table_json_and_pictures(model: Path, audio_folder: P
     again = CliRunner().invoke(evaluate_command, line)
     assert isinstance(again.exception, StreamdacError)
     assert CliRunner().invoke(evaluate_command, [*line, "-f", "--json"]).output.startswith("{")
+
+
+def test_what_was_measured_before_an_error_is_shown(
+    model: Path, audio_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter([1.0] * 2)
+
+    def failing(*_: Any) -> float:
+        if (value := next(calls, None)) is None:
+            raise IndexError("out of bounds")
+        return value
+
+    monkeypatch.setitem(METRICS, "si_sdr", failing)
+    line = [str(model), f"--data={audio_folder}", "--codebooks=1,4", "--metrics=si_sdr"]
+    result = CliRunner().invoke(evaluate_command, line)
+    assert isinstance(result.exception, BadDataError)
+    assert "IndexError out of bounds" in str(result.exception)
+    assert "measured until then:\n| codec | kbps |" in result.stderr
+    assert "| tiny, 1 codebooks | 3.2 | 1.0 |" in result.stderr
+    assert "4 codebooks" not in result.stderr
+
+
+def test_a_process_that_ends_by_itself_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluation = Evaluation(Codec(network()), clips(), ["mel"], jobs=2)
+    monkeypatch.setattr(evaluation_module, "_measure", ending)
+    with pytest.raises(UnavailableError, match="one of 2 processes ended by itself"):
+        evaluation.run([1])
+
+
+def ending(_job: object) -> dict[str, float]:
+    """Stands for a process that the system has killed."""
+    os._exit(9)
 
 
 def test_a_run_is_measured_by_its_averaged_weights(audio_folder: Path, tmp_path: Path) -> None:

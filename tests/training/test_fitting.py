@@ -60,6 +60,27 @@ def test_fits_come_again_until_the_cooldown(step: int, progress: float, due: boo
     assert not fit_is_due(Recipe(refit_every=5, freeze="encoder"), step, 0.0, quantising=True)
 
 
+def test_what_the_losses_feel_is_measured_with_the_codebooks_that_there_are(
+    audio_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ["quantise_from=0", "refit_every=5", "sensitivity=0.5"]
+    made, seen = trainer(audio_folder, tmp_path / "run", *changes), []
+    with torch.no_grad():
+        made.network.encoder.block[-1].bias += 3  # type: ignore[union-attr,operator]
+    before = {name: value.clone() for name, value in made.network.state_dict().items()}
+    measured = made.objective.latent_gradients
+
+    def watched(audio: torch.Tensor, depth: int) -> torch.Tensor:
+        seen.append(all(torch.equal(value, before[name]) for name, value in made.network.state_dict().items()))
+        return measured(audio, depth)
+
+    monkeypatch.setattr(made.objective, "latent_gradients", watched)
+    fitting.fit_codebooks(made.objective, lambda n: made._draw_apart(n, 0), made.recipe, made.processes, again=True)
+    assert len(seen) > 1
+    assert all(seen)
+    assert not torch.equal(made.network.state_dict()["encoder.block.4.bias"], before["encoder.block.4.bias"])
+
+
 PREDICTED = ["model.predictor_dim=8", "model.predictor_codebooks=1"]
 
 

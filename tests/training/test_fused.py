@@ -136,3 +136,12 @@ def test_a_failing_compiler_is_a_note_not_an_error(
     monkeypatch.setenv("CXX", "false")
     assert kernels.library.__wrapped__() is None
     assert "plain torch" in capsys.readouterr().err
+
+
+def test_distances_of_other_shapes_are_refused() -> None:
+    """The kernels would read past the end of the shorter one."""
+    a, b = torch.rand(2, 5, 7), torch.rand(2, 4, 7)
+    with pytest.raises(ValueError, match=r"shapes \(2, 5, 7\) and \(2, 4, 7\) differ"):
+        fused.log_distance(a, b, clamp=1e-5)
+    with pytest.raises(ValueError, match="differ"):
+        fused.compressed_distance(torch.complex(a, a), torch.complex(b, b), power=0.3, phase=0.5, floor=1e-9)
