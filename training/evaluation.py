@@ -104,9 +104,9 @@ class Example:
 
 
 def _measure(job: tuple[str, Sequence[str], Signal, Signal, int]) -> dict[str, float]:
-    clip, *what = job
+    clip, names, original, coded, rate = job
     try:
-        return compare(*what)
+        return compare(names, original, coded, rate)
     except StreamdacError:
         raise
     except Exception as error:  # of a library: it is not said which clip it was
@@ -220,7 +220,7 @@ class Evaluation:
         return self.codec.config.bits_per_code
 
     def _kbps(self, codebooks: int) -> float:
-        frames = sum(codes.shape[1] for codes in self._codes)
+        frames: int = sum(codes.shape[1] for codes in self._codes)
         return frames * codebooks * self._code_bits / self.seconds / 1000
 
     def _codes_of(self, codebooks: int) -> list[Codes]:
