@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdac.errors import BadDataError, DeniedError, NoInputError, OutputError, UsageError
-from streamdac.files import refuse_existing, unreadable, written_whole
+from streamdac.files import linked, refuse_existing, unreadable, written_whole
 
 if TYPE_CHECKING:
     import soundfile
@@ -37,7 +37,7 @@ class FileSource:
         self._name = spool_of or str(path)
         _check_readable(path)
         try:
-            self._file: soundfile.SoundFile = soundfile.SoundFile(path)
+            self._file: soundfile.SoundFile = soundfile.SoundFile(_name_of(path))
         except (soundfile.LibsndfileError, TypeError, ValueError, RuntimeError) as error:
             self.close()
             reason = getattr(error, "error_string", str(error))
@@ -64,6 +64,11 @@ class FileSource:
             self._file.close()
         if self._spooled:
             self.path.unlink(missing_ok=True)
+
+
+def _name_of(path: Path) -> str | bytes:
+    """As soundfile takes it: a name that is not UTF-8 as its bytes."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
 
 
 def _check_readable(path: Path) -> None:
@@ -94,7 +99,7 @@ class FileSink:
         temporary = self._stack.enter_context(written_whole(path, force=force))
         try:
             self._file = soundfile.SoundFile(
-                temporary, "w", samplerate=sample_rate, channels=channels, format=form, subtype=subtype
+                _name_of(temporary), "w", samplerate=sample_rate, channels=channels, format=form, subtype=subtype
             )
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             self._abandon()
@@ -140,7 +145,7 @@ def check_output(path: Path, *, force: bool) -> None:
         DeniedError: its folder may not be written to.
     """
     refuse_existing(path, force=force)
-    folder = path.absolute().parent
+    folder = linked(path).absolute().parent
     while not folder.exists():
         folder = folder.parent
     if not folder.is_dir():

@@ -14,8 +14,10 @@ from streamdac.frontend import is_spec
 
 from .audio_files import SUFFIXES
 
+# Audio that is not read here.
+_UNREAD = frozenset((".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".raw", ".pcm"))
 # Suffixes that nobody gives a folder: an output in one of them, where it is not made, is a mistake.
-_FILES = SUFFIXES | {".sdac", ".dac", ".m4a", ".aac", ".mp4", ".wma", ".webm", ".mka", ".raw", ".pcm"}
+_FILES = SUFFIXES | _UNREAD | {".sdac", ".dac"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +95,7 @@ def _check_targets(jobs: Sequence[Job]) -> None:
 
 
 def _expand(name: str, read: Collection[str]) -> list[tuple[str, Path]]:
-    """The files that `name` stands for, each with its path below the folder."""
+    """The files that `name` stands for, each with its path below the folder. Audio left out is said on stderr."""
     path = Path(name)
     if name == "-":
         return [("-", Path("stdin"))]
@@ -103,24 +105,34 @@ def _expand(name: str, read: Collection[str]) -> list[tuple[str, Path]]:
         raise NoInputError(f"no file or folder {name}")
     if not path.is_dir():
         return [(name, Path(path.name))]
-    files = sorted(
+    wanted = {*read, *_UNREAD} if set(read) >= SUFFIXES else read
+    found = sorted(
         file
         for file in path.rglob("*")
-        if file.suffix.lower() in read
+        if file.suffix.lower() in wanted
         and file.is_file()
         and not any(p.startswith(".") for p in file.relative_to(path).parts)
     )
+    files = [file for file in found if file.suffix.lower() in read]
+    if left := [file.suffix.lower() for file in found if file.suffix.lower() not in read]:
+        kinds = ", ".join(sorted(set(left)))
+        click.echo(f"streamdac: left out in {name}: {len(left)} files of a kind that is not read ({kinds})", err=True)
     if not files:
         raise NoInputError(f"no file with suffix {', '.join(sorted(read))} in {name}")
-    return [(str(file), file.relative_to(path)) for file in files]
+    return [(_as_file(file), file.relative_to(path)) for file in files]
 
 
 def _target(source: str, relative: Path, output: str | None, made: str) -> str:
     if source == "-" and output is None:
         return "-"
     if output is None:
-        return str(relative.with_suffix(made) if is_spec(source) else Path(source).with_suffix(made))
-    return str(Path(output) / relative.with_suffix(made))
+        return _as_file((relative if is_spec(source) else Path(source)).with_suffix(made))
+    return _as_file(Path(output) / relative.with_suffix(made))
+
+
+def _as_file(path: Path) -> str:
+    """`path` so that nobody takes it for a source or sink of a frontend: a file may be called `live:x.wav`."""
+    return os.path.join(os.curdir, path) if is_spec(str(path)) else str(path)
 
 
 def run_jobs(jobs: Sequence[Job], work: Callable[[Job], None]) -> int:

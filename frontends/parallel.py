@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 import click
 
-from streamdac.errors import StreamdacError
+from streamdac.errors import StreamdacError, UsageError
 
 from .batch import Job, run_jobs
 from .options import progress
@@ -39,10 +39,13 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], None], *, processes: int,
 
     Raises:
         StreamdacError: what went wrong with the only job, or a process died.
+        UsageError: stdin among many inputs, which no other process can read.
     """
     processes = min(processes, len(jobs))
     if processes <= 1:
         return run_jobs(jobs, work)
+    if any(job.source == "-" for job in jobs):
+        raise UsageError(f"stdin among {len(jobs)} inputs is read by one process only: leave out --jobs")
     # Forking after torch has started threads may hang: spawn.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
     try:

@@ -16,6 +16,7 @@ from streamdac.errors import BadDataError
 
 Block = npt.NDArray[np.float32]
 UNKNOWN = 0xFFFFFFFF  # a length that the writer did not know
+_SOX_UNKNOWN = 0x7FFFF000  # SoX's, in whole blocks
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _MAX_CHANNELS = 32
 _MAX_RATE = 768_000
@@ -116,9 +117,10 @@ def _read_header(reader: _Exact) -> WavHeader:
     if found is None:
         raise BadDataError("WAV: no fmt chunk before the samples")
     rate, channels, form = found
+    samples = size // (form.width * channels)
     # Pipes are written with 0 or the largest number for a length that is not known yet.
-    samples = None if size in (0, UNKNOWN) or size >= UNKNOWN - 64 else size // (form.width * channels)
-    return WavHeader(rate, channels, form, samples)
+    unknown = size == 0 or size >= UNKNOWN - 64 or samples == _SOX_UNKNOWN // (form.width * channels)
+    return WavHeader(rate, channels, form, None if unknown else samples)
 
 
 def _parse_format(body: bytes) -> tuple[int, int, SampleFormat]:

@@ -27,7 +27,7 @@ _NPY_HEADER = "{'descr': '|O', 'fortran_order': False, 'shape': (), }"
 _OFFICIAL_RATES = (44_100, 24_000, 16_000)  # Hz, of the official models
 # Bounds on what an archive may say. The largest file holds a week of the largest official model.
 _MAX_BYTES = 1 << 30
-_RATES = (1_000, 384_000)  # Hz
+RATES = (1_000, 384_000)  # Hz
 _MAX_CHANNELS = 5  # the loudness of BS.1770 is defined up to there
 _MAX_SAMPLES = 1 << 40
 _MAX_CODEBOOKS = 64
@@ -213,7 +213,7 @@ def _field_problem(archive: Archive) -> str | None:
         return f"padding is {short(values['padding'])}, need True or False"
     limits = {
         "original_length": (1, _MAX_SAMPLES),
-        "sample_rate": _RATES,
+        "sample_rate": RATES,
         "chunk_length": (1, _MAX_SAMPLES),
         "channels": (1, _MAX_CHANNELS),
     }

@@ -67,7 +67,7 @@ def codes_tensor(
         lost = tensor[:, :1] == LOST
         if low == LOST and bool((((tensor == LOST) & ~lost) | ((tensor >= 0) & lost)).any()):
             raise UsageError("a frame is lost in some codebooks and not in others")
-        if low == -1 and bool(((tensor[:, :-1] < 0) & (tensor[:, 1:] >= 0)).any()):
+        if low < 0 and bool(((tensor[:, :-1] < 0) & (tensor[:, 1:] >= 0)).any()):
             raise UsageError("a frame uses a codebook after one that it leaves out")
     return tensor.transpose(1, 2), is_numpy
 

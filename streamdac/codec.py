@@ -139,7 +139,7 @@ class Codec:
         """
         x, as_numpy = codes_tensor(codes, None, self.n_codebooks, self.codebook_size, self.executor.device)
         if not x.shape[0] or not x.shape[1]:
-            return give_back(torch.zeros(x.shape[0], 1, 0, device=x.device), as_numpy)
+            return give_back(torch.zeros(x.shape[0], 1, 0, dtype=torch.float32, device=x.device), as_numpy)
         audio = self.executor.decode(self.executor.fresh_decoder(x.shape[0]), x, last=True)
         return give_back(audio.transpose(1, 2), as_numpy)
 

@@ -6,6 +6,7 @@ official ones; what differs is that, unless windows are asked for, a signal of a
 
 from __future__ import annotations
 
+import operator
 import os
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from torch import Tensor
 
 from . import frontend
-from .archive import Archive
+from .archive import RATES, Archive
 from .arrays import Array
 from .errors import UsageError
 from .executor import Executor
@@ -64,7 +65,7 @@ def compress(
     def open_rows() -> Iterator[Rows]:
         return (flat[:, start : start + BLOCK] for start in range(0, samples, BLOCK))
 
-    signal = Signal(open_rows, sample_rate, channels, batch)
+    signal = Signal(open_rows, _rate(sample_rate), channels, batch)
     return _compress(engine, signal, win_duration, n_codebooks, normalize_db, progress)
 
 
@@ -86,6 +87,7 @@ def compress_source(
     source = open_source()
     sample_rate, channels = source.sample_rate, source.channels
     source.close()
+    sample_rate = _rate(sample_rate)
 
     def open_rows() -> Iterator[Rows]:
         source = open_source()
@@ -137,6 +139,18 @@ def _rows(audio: Array) -> Rows:
     if not 1 <= array.ndim <= 3 or array.size == 0:
         raise UsageError(f"audio has shape {array.shape}, need [T], [C, T] or [B, C, T] with at least one sample")
     return np.ascontiguousarray(array, np.float32).reshape((1,) * (3 - array.ndim) + array.shape)
+
+
+def _rate(sample_rate: int) -> int:
+    """A rate in Hz that an archive can have, as a plain integer."""
+    least, most = RATES
+    try:
+        rate = operator.index(sample_rate)
+    except TypeError:
+        rate = 0
+    if not least <= rate <= most:
+        raise UsageError(f"sample_rate is {sample_rate!r}, need an integer from {least} to {most} Hz")
+    return rate
 
 
 def _compress(

@@ -7,6 +7,7 @@ keep a form of its own while it runs; `State` is the form that every executor ex
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -32,23 +33,24 @@ class State:
     @classmethod
     def fresh(cls, part: Part, batch: int, device: torch.device) -> State:
         """The state before the first sample: each convolution's left padding, zeros."""
+        zeros = partial(torch.zeros, dtype=torch.float32, device=device)
         buffers, drops = [], []
         for op in part.ops:
             match op:
                 case ConvOp():
-                    buffers.append(torch.zeros(batch, op.geometry.left, op.weight.shape[1], device=device))
+                    buffers.append(zeros(batch, op.geometry.left, op.weight.shape[1]))
                     drops.append(0)
                 case TransposeOp():
-                    buffers.append(torch.zeros(batch, 1, op.weight.shape[1], device=device))
+                    buffers.append(zeros(batch, 1, op.weight.shape[1]))
                     drops.append(op.geometry.trim_left)
                 case SplitOp():
-                    buffers.append(torch.zeros(batch, 0, op.channels, device=device))
+                    buffers.append(zeros(batch, 0, op.channels))
                     drops.append(op.crop)
                 case LongTermOp():
-                    buffers.append(torch.zeros(batch, op.geometry.left, 1, device=device))
+                    buffers.append(zeros(batch, op.geometry.left, 1))
                     drops.append(0)
                 case MemoryOp(frames, channels):
-                    buffers.append(torch.zeros(batch, frames, channels, device=device))
+                    buffers.append(zeros(batch, frames, channels))
                     drops.append(0)
                 case _:
                     pass

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .errors import DeniedError, NoInputError, OutputError, StreamdacError
@@ -15,24 +16,28 @@ from .errors import DeniedError, NoInputError, OutputError, StreamdacError
 def written_whole(path: Path, *, force: bool = False) -> Iterator[Path]:
     """A temporary path beside `path`, renamed onto it if the block ends well and removed if not.
 
+    A link stays one, and what it points to is written; a file that is overwritten keeps its permissions.
+
     Raises:
-        OutputError: `path` is there already and `force` is off, or it cannot be written.
+        OutputError: `path` is there already and `force` is off, it is no regular file, or it cannot be written.
         DeniedError: access was refused.
     """
     refuse_existing(path, force=force)
+    target = linked(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         # Shortened, as a file name has at most 255 bytes.
-        handle, name = tempfile.mkstemp(prefix=f".{path.name[:40]}.", suffix=path.suffix[-20:], dir=path.parent)
+        handle, name = tempfile.mkstemp(prefix=f".{target.name[:40]}.", suffix=target.suffix[-20:], dir=target.parent)
         os.close(handle)
     except OSError as error:
         raise unwritable(path, error) from error
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, 0o666 & ~_umask())
+        with suppress(OSError):  # shares and some disks have no permissions to set
+            os.chmod(temporary, _mode(target))
         refuse_existing(path, force=force)
-        os.replace(temporary, path)
+        os.replace(temporary, target)
     except OSError as error:
         if error.filename not in (None, name) or isinstance(error, BrokenPipeError):
             raise  # about another file
@@ -45,8 +50,15 @@ def refuse_existing(path: Path, *, force: bool) -> None:
     """Raise unless `path` is free, or may be overwritten."""
     if path.is_dir():
         raise OutputError(f"{path} is a directory")
+    if path.exists() and not path.is_file():
+        raise OutputError(f"{path} is no regular file; into a pipe or a device write by way of stdout")
     if not force and path.exists():
         raise OutputError(f"{path} is there already (-f overwrites)")
+
+
+def linked(path: Path) -> Path:
+    """Where a link points to in the end; any other path as it is."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def unreadable(path: str | Path, error: OSError) -> StreamdacError:
@@ -61,7 +73,10 @@ def unwritable(path: str | Path, error: OSError) -> StreamdacError:
     return kind(f"cannot write {path}: {error.strerror or error}")
 
 
-def _umask() -> int:
+def _mode(path: Path) -> int:
+    """Permissions of the file that is there, or of a new one."""
+    with suppress(FileNotFoundError):
+        return stat.S_IMODE(path.stat().st_mode)
     mask = os.umask(0)
     os.umask(mask)
-    return mask
+    return 0o666 & ~mask

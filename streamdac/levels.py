@@ -83,7 +83,7 @@ def measure(signal: Signal, sample_rate: int, normalize_db: float | None) -> Lev
 
 def gain_between(db: npt.NDArray[np.float32], wanted_db: npt.NDArray[np.float32] | float) -> npt.NDArray[np.float32]:
     """Factors from one loudness to another, in float32 as torch rounds them (and so the official tool)."""
-    difference = torch.as_tensor(wanted_db, dtype=torch.float32) - torch.from_numpy(db)
+    difference = torch.as_tensor(wanted_db, dtype=torch.float32, device="cpu") - torch.from_numpy(db)
     return torch.exp(difference * _DB_TO_LOG).numpy()
 
 

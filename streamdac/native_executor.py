@@ -32,7 +32,7 @@ class NativeState:
 
     def copy(self) -> NativeState:
         """An independent copy."""
-        return self.rows(torch.arange(self.batch))
+        return self.rows(torch.arange(self.batch, device="cpu"))
 
     def rows(self, index: Tensor) -> NativeState:
         """The state of some rows; a copy."""

@@ -41,10 +41,10 @@ def _filters(old: int, new: int) -> tuple[int, list[_Group]]:
     for first in range(0, new, _GROUP):
         end = min(first + _GROUP, new)
         low, high = first * old // new - width, -(-end * old // new) + width
-        taps = torch.arange(low, high).float()
-        phases = torch.tensor([-phase / new for phase in range(first, end)])
+        taps = torch.arange(low, high, dtype=torch.float32, device="cpu")
+        phases = torch.tensor([-phase / new for phase in range(first, end)], dtype=torch.float32, device="cpu")
         t = ((phases[:, None] + taps / old) * rate).clamp_(-_ZEROS, _ZEROS) * math.pi
-        filters = torch.where(t == 0, torch.ones(()), torch.sin(t) / t) * torch.cos(t / _ZEROS / 2).square()
+        filters = torch.where(t == 0, torch.ones_like(t), torch.sin(t) / t) * torch.cos(t / _ZEROS / 2).square()
         filters /= filters.sum(dim=1, keepdim=True)  # a constant stays what it is
         groups.append(_Group(low + width, filters[:, None]))
     return width, groups
@@ -75,7 +75,7 @@ class Resampler:
             self._width, self._groups = _filters(self._old, self._new)
             self._frames = -(-_BLOCK // self._old)  # of `old` inputs and `new` outputs
             self._needed = self._frames * self._old + 2 * self._width
-        self._buffer = torch.zeros(rows, 0)
+        self._buffer = _zeros(rows, 0)
         self._taken = self._given = 0
 
     def push(self, x: Tensor) -> Tensor:
@@ -94,12 +94,12 @@ class Resampler:
     def flush(self) -> Tensor:
         """The rest `[rows, T]`."""
         if self._identity or not self._taken:
-            return torch.zeros(self._rows, 0)
+            return _zeros(self._rows, 0)
         outputs: list[Tensor] = []
         left = resampled_samples(self._taken, self._old, self._new) - self._given
         blocks = -(-left // (self._frames * self._new))
         last = self._buffer[:, -1:].expand(-1, self._width + self._old)
-        zeros = torch.zeros(self._rows, blocks * self._frames * self._old)
+        zeros = _zeros(self._rows, blocks * self._frames * self._old)
         self._buffer = torch.cat([self._buffer, last, zeros], dim=1)
         for _ in range(blocks):
             outputs.append(self._block())
@@ -116,6 +116,11 @@ class Resampler:
         return torch.cat(parts, dim=2).reshape(self._rows, self._frames * self._new)
 
     def _give(self, outputs: list[Tensor]) -> Tensor:
-        y = torch.cat(outputs, dim=1) if outputs else torch.zeros(self._rows, 0)
+        y = torch.cat(outputs, dim=1) if outputs else _zeros(self._rows, 0)
         self._given += y.shape[1]
         return y
+
+
+def _zeros(rows: int, samples: int) -> Tensor:
+    """Of the kind that all is here, whatever a program has made torch's default."""
+    return torch.zeros(rows, samples, dtype=torch.float32, device="cpu")

@@ -82,6 +82,7 @@ class Stream:
             "fingerprint": self.plan.fingerprint.hex(),
             "buffers": state.buffers,
             "drops": state.drops,
+            "numpy": self._as_numpy,
         }
 
     def load_state_dict(self, saved: Mapping[str, Any]) -> None:
@@ -101,13 +102,14 @@ class Stream:
                     f"state of a {saved['kind']} of {saved['batch']} rows, this is a {self.kind} of {self.batch}"
                 )
             state = State(list(saved["buffers"]), [int(drop) for drop in saved["drops"]])
-            pushed = int(saved[self.counted])
+            pushed, as_numpy = int(saved[self.counted]), bool(saved.get("numpy", False))
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise BadDataError(f"not a stream's state: {error}") from error
         if pushed < 0:
             raise BadDataError(f"state after {pushed} {self.counted}")
         state.check(self._part(), self.batch, pushed)
         self._state = self._executor.import_state(state, decoder=self.kind == "decoder")
+        self._as_numpy = as_numpy
 
 
 def check_depths(value: Depths, most: int, batch: int) -> int | Tensor:
@@ -126,7 +128,7 @@ def check_depths(value: Depths, most: int, batch: int) -> int | Tensor:
         return one
     if len(numbers) != batch:
         raise UsageError(f"n_codebooks for {len(numbers)} rows, there are {batch}")
-    return torch.tensor(numbers)
+    return torch.tensor(numbers, device="cpu")
 
 
 def _integer(value: object) -> int | None:
@@ -144,8 +146,8 @@ def active_mask(active: Array | None, batch: int) -> Tensor:
         UsageError: another type or shape.
     """
     if active is None:
-        return torch.ones(batch, dtype=torch.bool)
-    mask = torch.as_tensor(active)
+        return torch.ones(batch, dtype=torch.bool, device="cpu")
+    mask = active if isinstance(active, Tensor) else torch.as_tensor(active, device="cpu")
     if mask.dtype != torch.bool or mask.shape != (batch,):
         raise UsageError(f"active is {mask.dtype} {tuple(mask.shape)}, need bool [{batch}]")
     return mask

@@ -191,9 +191,9 @@ class StreamEncoder(Stream):
         hop = self.plan.config.hop_length
         total = self._samples + self._held
         if total == 0 or (self.plan.config.causal and not self._held):
-            codes = torch.zeros(self.batch, 0, self._deepest(), dtype=torch.int64)
+            codes = torch.zeros(self.batch, 0, self._deepest(), dtype=torch.int64, device=self._executor.device)
         else:
-            padding = torch.zeros(self.batch, -total % hop, 1, device=self._executor.device)
+            padding = torch.zeros(self.batch, -total % hop, 1, dtype=torch.float32, device=self._executor.device)
             x = torch.cat([*self._pending, padding], dim=1)
             codes = self._encode(x, last=True)
         self.reset()
@@ -204,7 +204,8 @@ class StreamEncoder(Stream):
 
     def state_dict(self) -> dict[str, Any]:
         """See `Stream.state_dict`; with the samples held back of an unfinished hop."""
-        pending = torch.cat([torch.zeros(self.batch, 0, 1), *(part.cpu() for part in self._pending)], dim=1)
+        none = torch.zeros(self.batch, 0, 1, dtype=torch.float32, device="cpu")
+        pending = torch.cat([none, *(part.cpu() for part in self._pending)], dim=1)
         state = {**super().state_dict(), "pending": pending, "samples": self._samples, "n_codebooks": self.n_codebooks}
         if self._allocation is not None:
             state["allocation"] = {name: torch.from_numpy(a) for name, a in self._allocation.state_dict().items()}
@@ -259,12 +260,10 @@ class StreamDecoder(Stream):
         """
         if (samples := self._push_plain(codes)) is not None:
             return samples
-        config = self.plan.config
-        x, self._as_numpy = codes_tensor(
-            codes, self.batch, config.n_codebooks, config.codebook_size, self._executor.device
-        )
+        config, device = self.plan.config, self._executor.device
+        x, self._as_numpy = codes_tensor(codes, self.batch, config.n_codebooks, config.codebook_size, device)
         used = (x[:, :, 0] >= 0) | (x[:, :, 0] == LOST)
-        active = used.any(dim=1) if x.shape[1] else torch.ones(self.batch, dtype=torch.bool)
+        active = used.any(dim=1) if x.shape[1] else torch.ones(self.batch, dtype=torch.bool, device=device)
         if not bool((used == active[:, None].to(used.device)).all()):
             raise UsageError("a row is idle in some frames of a push and not in others")
         index = self._active_index(active)
@@ -272,7 +271,7 @@ class StreamDecoder(Stream):
             self._frames += x.shape[1]
             audio = self._executor.decode(self._state, x, last=False)
         else:
-            audio = torch.zeros(self.batch, x.shape[1] * config.hop_length, 1, device=self._executor.device)
+            audio = torch.zeros(self.batch, x.shape[1] * config.hop_length, 1, dtype=torch.float32, device=device)
             if len(index):
                 state = self._state.rows(index)
                 audio[index] = self._executor.decode(state, x.index_select(0, index), last=False)
@@ -294,7 +293,7 @@ class StreamDecoder(Stream):
 
     def flush(self) -> Array:
         """End the stream: the rest of the audio `[B, 1, T]`, none for a causal model. Then as new."""
-        audio = torch.zeros(self.batch, 0, 1)
+        audio = torch.zeros(self.batch, 0, 1, dtype=torch.float32, device=self._executor.device)
         if self._frames and not self.plan.config.causal:
             none = torch.zeros(self.batch, 0, 1, dtype=torch.int64, device=self._executor.device)
             audio = self._executor.decode(self._state, none, last=True)

@@ -302,12 +302,13 @@ def _long_term(op: LongTermOp, device: torch.device) -> _Step:
     g = op.geometry
     own, past = op.own.to(device), op.past.to(device)
     low_pass, fade = g.low_pass.to(own)[None, None], g.fade.to(own)
+    exact = device_of_doubles(device)
 
     def kernels(frames: Tensor) -> Tensor:
         """Smoothed `[N, window + most]` up to the end of a block -> its filter, last tap first `[N, reach + 1]`."""
         product = _correlated(frames, frames[:, g.most :])  # longest lag first, the last is 0
-        energy = torch.nn.functional.pad(frames.double().square().cumsum(1), (1, 0))
-        energy = (energy[:, g.window :] - energy[:, : -g.window]).to(frames)
+        energy = torch.nn.functional.pad(frames.to(exact).double().square().cumsum(1), (1, 0))
+        energy = (energy[:, g.window :] - energy[:, : -g.window]).float().to(frames)
         weights, shares = choose_lags(product[:, : g.lags], energy[:, : g.lags], energy[:, -1:])
         around = _correlated(torch.nn.functional.pad(weights, (TAPS - 1, TAPS - 1)), shares @ past)
         around = torch.nn.functional.pad(around, (0, g.reach + 1 - around.shape[1]))
@@ -333,6 +334,11 @@ def _long_term(op: LongTermOp, device: torch.device) -> _Step:
         return (x[:, g.left :] + change.view(batch, -1))[:, :, None]
 
     return step
+
+
+def device_of_doubles(device: torch.device) -> torch.device:
+    """Where to sum in float64 what is on `device`: Apple's GPUs have no such numbers."""
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 def _correlated(x: Tensor, taps: Tensor) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -77,3 +78,47 @@ def test_a_long_name_is_no_hindrance(tmp_path: Path) -> None:
         with written_whole(tmp_path / name) as temporary:
             temporary.write_text("x")
         assert (tmp_path / name).exists()
+
+
+def test_it_stays_where_permissions_cannot_be_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: object, mode: int) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(os, "chmod", refuse)  # as on a share
+    with written_whole(tmp_path / "a.txt") as temporary:
+        temporary.write_text("hours of it")
+    assert (tmp_path / "a.txt").read_text() == "hours of it"
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o444])
+def test_a_file_that_is_overwritten_keeps_its_permissions_and_a_link_to_it_its_target(
+    tmp_path: Path, mode: int
+) -> None:
+    target, link = tmp_path / "folder" / "a.txt", tmp_path / "link.txt"
+    target.parent.mkdir()
+    target.write_text("old")
+    target.chmod(mode)
+    link.symlink_to(Path("folder") / "a.txt")
+    with written_whole(link, force=True) as temporary:
+        temporary.write_text("new")
+        assert temporary.parent == target.parent
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+    assert stat.S_IMODE(target.stat().st_mode) == mode
+
+
+def test_a_link_to_nothing_becomes_one_to_the_file(tmp_path: Path) -> None:
+    (tmp_path / "link.txt").symlink_to("a.txt")
+    with written_whole(tmp_path / "link.txt") as temporary:
+        temporary.write_text("x")
+    assert (tmp_path / "link.txt").is_symlink()
+    assert (tmp_path / "a.txt").read_text() == "x"
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
+@pytest.mark.parametrize("force", [False, True])
+def test_what_is_no_regular_file_is_refused_and_stays(tmp_path: Path, force: bool) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutputError, match="pipe is no regular file"), written_whole(tmp_path / "pipe", force=force):
+        pytest.fail("entered")
+    assert (tmp_path / "pipe").is_fifo()

@@ -9,6 +9,7 @@ from torch import Tensor
 from streamdac.config import CENTRED, ModelConfig, config_from_mapping
 from streamdac.errors import BadDataError, UsageError
 from streamdac.nn.long_term import TAP_SCALE, TAPS, LongTermFilter
+from streamdac.torch_executor import device_of_doubles
 
 CONFIG = ModelConfig(long_term=True)  # 24 kHz, blocks of 160
 RATE = CONFIG.sample_rate
@@ -107,6 +108,11 @@ def test_a_model_that_cannot_have_one_is_refused(changed: dict[str, object], mes
         config_from_mapping(settings)
     with pytest.raises(UsageError, match=message):
         ModelConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()})
+
+
+def test_an_apple_gpu_has_its_doubles_summed_on_the_cpu() -> None:
+    assert device_of_doubles(torch.device("mps", 0)) == torch.device("cpu")
+    assert device_of_doubles(torch.device("cuda", 1)) == torch.device("cuda", 1)
 
 
 def test_models_without_one_say_nothing_of_it() -> None:

@@ -94,6 +94,14 @@ def test_a_lost_frame_is_what_is_foretold() -> None:
     torch.testing.assert_close(pushed, codec(KIND).decode(lost), atol=1e-3, rtol=0)
 
 
+def test_a_lost_frame_hides_no_hole_in_another() -> None:
+    codes = torch.tensor([[[LOST, 3], [LOST, -1], [LOST, 2], [LOST, 0]]])
+    with pytest.raises(UsageError, match="uses a codebook after one that it leaves out"):
+        codec(KIND).decode(codes)
+    with pytest.raises(UsageError, match="uses a codebook after one that it leaves out"):
+        codec(KIND).decoder().push(codes)
+
+
 @pytest.mark.parametrize("frame", [[LOST, 0, 0, 0], [0, LOST, LOST, LOST], [-1, LOST, -1, -1]])
 def test_a_frame_is_lost_as_a_whole(frame: list[int]) -> None:
     codes = torch.zeros(1, 4, 3, dtype=torch.int64)

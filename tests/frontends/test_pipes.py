@@ -87,6 +87,14 @@ def test_a_wav_whose_writer_did_not_know_its_length_is_read_to_its_end(run: Run,
     assert run("encode", "-", stdin=unknown).ok().out == known
 
 
+@pytest.mark.parametrize(("channels", "bits"), [(1, 16), (2, 16), (1, 24), (3, 24), (5, 16), (7, 32)])
+def test_a_length_that_sox_did_not_know_is_rounded_to_blocks(channels: int, bits: int) -> None:
+    form = SampleFormat(bits)
+    most = 0x7FFFF000 // (channels * form.width)
+    for samples, found in ((most, None), (most - 1, most - 1)):
+        assert read_header(io.BytesIO(header(8_000, channels, form, samples))).samples == found
+
+
 def test_chunks_after_the_samples_are_no_samples(run: Run) -> None:
     data = wav(noise(3_000))
     assert run("encode", "-", stdin=data + b"LIST\4\0\0\0abcd").ok().out == run("encode", "-", stdin=data).ok().out

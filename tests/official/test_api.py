@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 import streamdac
+from streamdac.compress import compress_file
 from streamdac.engine import unpadded_plan
 from streamdac.errors import BadDataError, NoInputError, UnavailableError, UsageError
 from streamdac.plan import build_plan
@@ -104,6 +107,10 @@ def test_arrays_and_tensors_of_up_to_three_axes_are_taken() -> None:
         (np.zeros(0, np.float32), {}, r"shape \(0,\)"),
         (np.zeros((6, 9), np.float32), {}, "6 channels"),
         (np.zeros(9, np.float32), {"sample_rate": 44_101}, "44101 Hz"),
+        *(
+            (np.zeros(9, np.float32), {"sample_rate": rate}, f"sample_rate is {re.escape(repr(rate))}, need an integer")
+            for rate in (0, -1, 500, 768_000, 44_100.0, True, "44100")
+        ),
         (np.zeros(9, np.float32), {"n_codebooks": 0}, "n_codebooks is 0"),
         (np.zeros(9, np.float32), {"n_codebooks": -1}, "n_codebooks is -1"),
         (np.zeros(9, np.float32), {"win_duration": 0.0}, "win_duration is 0.0"),
@@ -115,6 +122,20 @@ def test_arrays_and_tensors_of_up_to_three_axes_are_taken() -> None:
 def test_wrong_arguments_are_refused_with_their_numbers(audio: Any, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UsageError, match=message):
         codec(SUBSET, "m24", "torch").compress(audio, **options)
+
+
+def test_any_integer_is_a_rate() -> None:
+    found, audio = codec(SUBSET, "m24", "torch"), np.full(2_000, 0.1, np.float32)
+    assert found.compress(audio, np.int64(16_000)) == found.compress(audio, 16_000)
+
+
+def test_a_rate_that_no_archive_has_is_refused_before_anything_is_encoded(tmp_path: Path) -> None:
+    found = codec(SUBSET, "m24", "torch")
+    soundfile.write(tmp_path / "a.wav", np.zeros(900), 900)
+    reads = []
+    with pytest.raises(UsageError, match="sample_rate is 900, need an integer"):
+        compress_file(found.archive_engine, tmp_path / "a.wav", progress=reads.append)
+    assert reads == []
 
 
 def test_audio_that_is_not_finite_is_refused() -> None:
