@@ -146,10 +146,11 @@ class LiveLoop:
         self.bridge.begin()
         try:
             while not self._stop.is_set():
-                rung = self.stream.wait(0.1)
+                self.stream.wait(0.1)
                 while not self._stop.is_set() and self.bridge.step():
                     pass
-                if not rung and (reason := self.stream.trouble()):
+                # Asked at every ring: while one end lives, the other may hang.
+                if reason := self.stream.trouble():
                     self._lost(reason)
         except BaseException as error:
             self._failure = error

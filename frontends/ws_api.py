@@ -21,6 +21,7 @@ from .ws_heard import Heard
 from .ws_peer import Peer
 from .ws_playback import ExactPlayback, LivePlayback, Playback
 from .ws_stats import PeerStats, PeerWatch
+from .ws_timetable import Timetable
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
@@ -52,8 +53,9 @@ class Connection:
         self._target, self._model, self._wishes = target, model, wishes
         self._vbr = vbr
         self._exact, self._correct_drift, self._delay = exact, correct_drift, delay
-        self._ahead: float | None = None  # when what was sent so far has been spoken
+        self._table: Timetable | None = None  # of what was sent so far
         self._sending = 0  # calls of `send` that run
+        self._sent = 0.0  # when the last one ended
         self._paused = False  # the others have been told that it is silent
 
     async def __aenter__(self) -> Connection:
@@ -119,13 +121,15 @@ class Connection:
             await self._send(block)
         finally:
             self._sending -= 1
+            self._sent = time.monotonic()
 
     async def _send(self, block: Block) -> None:
         hop = self.codec.hop_length
         for start in range(0, len(block), hop):
             self._check()
             part = block[start : start + hop]
-            await self._pace(len(part))
+            now = time.monotonic()
+            await self._pace(len(part), now if start else min(self._sent, now))
             codes = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, part)
             self._push(codes)
 
@@ -180,24 +184,25 @@ class Connection:
         """While the program sends nothing, let frames pass in silence, so that nobody waits for them or takes them for lost."""
         while True:
             await asyncio.sleep(PAUSE_SECONDS / 2)
-            if self._ahead is not None and not self._sending and time.monotonic() - self._ahead > PAUSE_SECONDS:
+            if self._table is not None and not self._sending and time.monotonic() - self._table.due > PAUSE_SECONDS:
                 self._paused = True
                 self._mute()
 
     def _mute(self) -> None:
         """Let the stream's frames come up to the present."""
-        assert self._ahead is not None
-        hop = self.codec.hop_length / self.codec.sample_rate
-        frames = max(0, int((time.monotonic() - self._ahead) / hop))
-        self.peer.mute(frames)
-        self._ahead += frames * hop
+        assert self._table is not None
+        self.peer.mute(self._table.silence(time.monotonic()))
 
-    async def _pace(self, samples: int) -> None:
-        now = time.monotonic()
-        ahead = now if self._ahead is None else max(self._ahead, now)
-        self._ahead = ahead + samples / self.codec.sample_rate
-        if self._ahead - now > AHEAD_SECONDS:
-            await asyncio.sleep(self._ahead - now - AHEAD_SECONDS)
+    async def _pace(self, samples: int, asked: float) -> None:
+        """`asked`: since when the program could have sent them."""
+        now, rate = time.monotonic(), self.codec.sample_rate
+        if self._table is None:
+            self._table = Timetable(self.codec.hop_length / rate, now)
+        if frames := self._table.add(samples / rate, asked, now):
+            self.peer.mute(frames)
+        ahead = self._table.due - now
+        if ahead > AHEAD_SECONDS:
+            await asyncio.sleep(ahead - AHEAD_SECONDS)
 
     def _check(self) -> None:
         if self._running.done() and not self._running.cancelled() and (error := self._running.exception()):

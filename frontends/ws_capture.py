@@ -13,6 +13,7 @@ from streamdac.errors import UsageError
 
 from .hops import HopEncoder, runs
 from .varirate import VariableResampler
+from .ws_timetable import Timetable
 from .ws_worker import Worker
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 Block = npt.NDArray[np.float32]  # [T, C]
 CodeArray = npt.NDArray[np.int64]  # [K, C, F]
 
-LATE_SECONDS = 0.1  # of a source's delay are made up for; by the rest all that follows is later
 SMOOTH = 0.05  # of the running averages that are displayed
 SILENT_DB = -120.0
 
@@ -54,6 +54,7 @@ class Capture(Worker):
 
     Args:
         deliver: takes codes `[K, C, F]`, on the event loop.
+        mute: takes a count of frames that pass in silence because the source was late, on the event loop.
         ended: takes the whole number of samples, at the model's rate, on the event loop.
     """
 
@@ -66,6 +67,7 @@ class Capture(Worker):
         codebooks: int,
         vbr: bool = False,
         deliver: Callable[[CodeArray], None],
+        mute: Callable[[int], None],
         ended: Callable[[int], None],
     ) -> None:
         super().__init__("streamdac-capture")
@@ -75,7 +77,7 @@ class Capture(Worker):
         self.live = bool(getattr(source, "live", False))
         self.encode_ms = 0.0  # smoothed, of one hop
         self.level = SILENT_DB
-        self._deliver, self._ended = deliver, ended
+        self._deliver, self._mute, self._ended = deliver, mute, ended
         self._channels = channels
         rate, model_rate = source.sample_rate, codec.sample_rate
         # What is live is converted with little delay, what is not with the best filter there is.
@@ -98,17 +100,19 @@ class Capture(Worker):
     def _read_all(self) -> None:
         rate = self.source.sample_rate
         hop = self.codec.hop_length / self.codec.sample_rate * rate  # samples of the source
-        started, hops, read = time.monotonic(), 0, 0
+        table, hops = Timetable(self.codec.hop_length / self.codec.sample_rate, time.monotonic()), 0
         while not self.stopping.is_set():
+            asked = time.monotonic()
             block = self._next(round((hops + 1) * hop) - round(hops * hop))
             if block is None:
                 break
             hops += 1
-            read += len(block)
             if not self.live:
-                late = time.monotonic() - (started + read / rate)
-                started += max(0.0, late - LATE_SECONDS)
-                self.stopping.wait(max(0.0, -late))
+                # As a device would, it gives a hop once all of it is spoken.
+                now, seconds = time.monotonic(), len(block) / rate
+                if frames := table.add(seconds, asked - seconds, now - seconds):
+                    self.call(self._mute, frames)
+                self.stopping.wait(max(0.0, table.due - now))
             self._give(block)
         self._hand_over(self._hops.flush())
         hops_rate = self.codec.sample_rate if self._resampler else rate

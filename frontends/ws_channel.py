@@ -36,7 +36,8 @@ CLOSE_SECONDS = 2.0
 WRITE_LIMIT = 4096  # bytes that may wait in the transport
 UNSENT_BYTES = 4096  # that may wait in the kernel
 PROBE_SECONDS = 1.0  # between the session's own Pings
-HOLD_SECONDS = 1.0  # beyond the usual round trip that a Pong may take before nothing more is written
+ROUND_TRIPS = 60  # whose smallest is the usual one, so that a new, longer route is accepted after a minute
+HOLD_SECONDS = 1.0  # beyond twice the best round trip that a Pong may take before nothing more is written
 TICK_SECONDS = 0.1
 LEAVE_SECONDS = 3.0  # that the peer has to answer a Bye
 
@@ -99,7 +100,9 @@ class Channel:
         self.session = Session(side, now=time.monotonic())
         self.outbox = Outbox()
         self.counts = ChannelCounts()
+        # Of the whole connection: if what is held back followed a queue that stays, so would the queue, without end.
         self.best_round_trip: float | None = None
+        self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
         self._handle, self._cut, self._tick, self._limit = handle, cut, tick, limit
         self._wake = asyncio.Event()
         self._urgent: deque[bytes] = deque()
@@ -132,9 +135,10 @@ class Channel:
 
     def congestion(self, now: float) -> float:
         """Seconds that a message written now would wait, here or on the way."""
+        if not self._round_trips:
+            return self.outbox.age(now)
         waited = 0.0 if self._asked is None else now - self._asked
-        late = max(waited, self.session.round_trip or 0.0) - (self.best_round_trip or 0.0)
-        return max(self.outbox.age(now), late if self.best_round_trip is not None else 0.0)
+        return max(self.outbox.age(now), max(waited, self._round_trips[-1]) - min(self._round_trips))
 
     async def run(self) -> Ending:
         """Until either side ends it; the socket is closed then."""
@@ -170,7 +174,8 @@ class Channel:
                 self._asked = None
                 trip = self.session.round_trip
                 if trip is not None:
-                    self.best_round_trip = min(trip, self.best_round_trip or trip)
+                    self._round_trips.append(trip)
+                    self.best_round_trip = trip if self.best_round_trip is None else min(trip, self.best_round_trip)
             elif message is not None:
                 self._handle(message, now)
             self._urgent.extend(self.session.take_outgoing())

@@ -27,7 +27,7 @@ class Exact:
 
     def __init__(self, codec: Codec, *, layout: Layout, silence: CodeArray, counts: HeardCounts) -> None:
         self.codec, self.layout, self.counts = codec, layout, counts
-        self.ended = 0  # streams
+        self.ended = 0  # streams; not those that a lost session cut off
         self._silence = silence_for(layout, silence)
         self._stream: int | None = None
         self._mute_from: int | None = None
@@ -48,12 +48,15 @@ class Exact:
             case Packet():
                 yield from self._packet(message)
             case Mute():
-                self._mute_from = message.first_frame
+                if self._mute_from is None:  # it is said again all the while
+                    self._mute_from = message.first_frame
             case End():
                 yield from self._fill(self._last(message.frames))
                 yield from self._finish(message.samples - self._first * self.codec.hop_length)
+                self.ended += 1
             case Left():
                 yield from self._finish(None)
+                self.ended += 1
 
     def lost(self) -> Iterator[Block]:
         """The session is gone."""
@@ -122,4 +125,3 @@ class Exact:
         if len(last):
             yield last
         self._stream = None
-        self.ended += 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import queue
+import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -73,6 +76,10 @@ class Playback(Worker):
     def speaking(self) -> tuple[int, float]:
         """Streams that are heard, and the drift of the worst clock among their senders'."""
         return 0, 0.0
+
+    async def finish(self) -> None:
+        """As `stop`, but what has come is written first, however long that takes; no more of it once cancelled."""
+        await self.stop()
 
     def work(self) -> None:
         """Until told to stop; then the sink is closed, and its file kept unless something failed."""
@@ -175,6 +182,7 @@ class ExactPlayback(Playback):
         self._exact: Exact | None = None
         self._counts = HeardCounts()
         self._ended = 0
+        self._hurried = threading.Event()
 
     @property
     def ended(self) -> int:
@@ -200,9 +208,23 @@ class ExactPlayback(Playback):
         """See `Playback`."""
         return self._counts
 
+    async def finish(self) -> None:
+        """See `Playback`; given up once nothing is written any more."""
+        before = -1
+        try:
+            while before < self.written:
+                before = self.written
+                await self.stop()
+                if self.done.done():
+                    break
+        except asyncio.CancelledError:
+            self._hurried.set()
+            await self.stop()
+            raise
+
     def play(self) -> None:
         """See `Playback`; what has come is written before the end."""
-        while True:
+        while not self._hurried.is_set():
             try:
                 message = self._messages.get(timeout=0.05)
             except queue.Empty:
@@ -212,18 +234,17 @@ class ExactPlayback(Playback):
             start = time.monotonic()
             for block in self._blocks(message):
                 self.write(block)
+                if self._hurried.is_set():
+                    break
             self.decode_ms += SMOOTH * (1000 * (time.monotonic() - start) - self.decode_ms)
         if self._exact is not None:
             for block in self._exact.lost():
                 self.write(block)
 
-    def _blocks(self, message: Heard | Layout | None) -> list[Block]:
+    def _blocks(self, message: Heard | Layout | None) -> Iterator[Block]:
         if isinstance(message, Layout):
             self._exact = Exact(self.codec, layout=message, silence=self.silence, counts=self._counts)
-            return []
-        if self._exact is None:
-            return []
-        before = self._exact.ended
-        blocks = list(self._exact.lost() if message is None else self._exact.hear(message))
-        self._ended += self._exact.ended - before
-        return blocks
+        elif self._exact is not None:
+            before = self._exact.ended
+            yield from self._exact.lost() if message is None else self._exact.hear(message)
+            self._ended += self._exact.ended - before

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
 from streamdac import frontend
-from streamdac.errors import UsageError
+from streamdac.errors import OutputError, UsageError
 from streamdac.protocols.messages import Reason, Role
 
 from .ws_access import read_token
@@ -103,7 +105,11 @@ def run_program(program: Program, run: Callable[[], Coroutine[Any, Any, int]]) -
         program.abandon()
         raise
     if program.hanging:
-        # A thread waits in a pipe or a device that gives nothing: the interpreter would wait for it, or abort.
+        if program.unwritten:
+            sink = "stdout" if program.options.sink == "-" else program.options.sink
+            click.echo(f"streamdac: {sink} takes no more: not all that was heard is written", err=True)
+            code = OutputError.exit_code
+        # A thread waits in a pipe or a device that does nothing: the interpreter would wait for it, or abort.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
@@ -115,7 +121,7 @@ class Program:
 
     def __init__(self, options: Options, codec: Codec) -> None:
         self.options, self.codec = options, codec
-        self.hanging = False
+        self.hanging = self.unwritten = False
         self._cut = False  # the user interrupted before all was sent
         self.peer: Peer
         self._wishes = options.wishes(codec)
@@ -185,7 +191,8 @@ class Program:
         results += await asyncio.gather(self.peer.close(reason), return_exceptions=True)
         await asyncio.gather(running, return_exceptions=True)
         if self._playback is not None:
-            results += await asyncio.gather(self._playback.stop(), return_exceptions=True)
+            results += await asyncio.gather(self._playback.finish(), return_exceptions=True)
+            self.unwritten = not self._playback.done.done()
         workers = [worker for worker in (self._capture, self._playback) if worker is not None]
         self.hanging = any(not worker.done.done() for worker in workers)
         for error in results:
@@ -225,6 +232,7 @@ class Program:
                 codebooks=options.codebooks or codec.n_codebooks,
                 vbr=options.vbr,
                 deliver=lambda codes: self.peer.push(codes),
+                mute=lambda frames: self.peer.mute(frames),
                 ended=self._ended,
             )
         if self._sink is not None:

@@ -100,6 +100,7 @@ class Voice:
             max_delay=MAX_DELAY,
         )
         self.over = False
+        self.cut_off = False  # by the loss of the session
         self._renderer = Renderer(codec, layout.channels)
         rate = codec.sample_rate
         self._speed = VariableResampler(rate, rate, layout.channels) if correct_drift else None
@@ -153,7 +154,7 @@ class Voices:
     ) -> None:
         self.codec, self.channels = codec, channels
         self.counts = HeardCounts()
-        self.ended = 0  # streams that have been played to their end
+        self.ended = 0  # streams that have been played to their end; not those that a lost session cut off
         self._correct_drift, self._min_delay = correct_drift, min_delay
         self._lock = threading.Lock()
         self._layout: Layout | None = None
@@ -171,6 +172,7 @@ class Voices:
         with self._lock:
             for stream, voice in self._voices.items():
                 voice.hear(Left(stream), now)
+                voice.cut_off = True
                 self._fading.append(voice)
             self._voices.clear()
             self._refused.clear()
@@ -197,7 +199,7 @@ class Voices:
             for voice in [voice for voice in self._fading if voice.over]:
                 self._fading.remove(voice)
                 self._add_counts(self.counts, voice)
-                self.ended += 1
+                self.ended += not voice.cut_off
         return np.clip(mixed, -1, 1)
 
     def reports(self, now: float, round_trip: float | None) -> list[Stats]:

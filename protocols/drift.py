@@ -1,7 +1,8 @@
 """Clock drift between sender and receiver, and the playback speed that makes up for it.
 
-The smallest transit of each second (arrival time less frame time) has hardly any jitter in it; the slope of these over a
-minute is the drift. The slope is Theil and Sen's, the median over all pairs, which a change of route does not upset.
+The smallest transit of each second (arrival time less frame time) has hardly any jitter in it; the slope of these over
+a minute is the drift. The slope is Theil and Sen's, the median over pairs, here those at most a third of the history
+apart: wherever a change of route lies, one pair in five at most has it in between, and the median is not upset.
 """
 
 from collections import deque
@@ -45,8 +46,9 @@ class DriftEstimator:
         if len(self._points) < ENOUGH:
             return
         points = np.array(self._points)
-        steps = points[:, None, :] - points[None, :, :]
-        steps = steps[np.tril_indices(len(points), -1)]
+        later, earlier = np.tril_indices(len(points), -1)
+        near = later - earlier <= len(points) // 3
+        steps = points[later[near]] - points[earlier[near]]
         slope = float(np.median(steps[:, 1] / np.maximum(steps[:, 0], 1e-9)))
         # Transits fall when the sender is fast: after t s of ours it has made (1 + drift) t s of frames.
         self.drift = min(max(-slope, -LIMIT), LIMIT)

@@ -6,6 +6,9 @@ Frames are kept by their index, so reordering needs nothing. When a frame is due
 * none is there: STALLED. What was concealed while stalled is credit: if the hole turns out to be a loss, so many of
   its frames are passed over; if it was a delay, nothing is lost and the delay has grown.
 
+A Mute counts as something later. One that is open plays on as silence; when the packet that ends it comes later than
+that, playback goes back into the silence, so that nothing of what follows is lost.
+
 A delay above the target is brought down by the playback speed (see `drift`), during a mute for free, and beyond
 `DROP_SECONDS` by leaving out a frame now and then. Hopeless cases, too much kept or nothing but late packets, flush.
 """
@@ -110,6 +113,7 @@ class JitterBuffer:
         coarse = recover(self._layout, packet)
         self.delay.observe(packet.first_frame, now)
         after = packet.first_frame + packet.frames
+        self._return(packet.first_frame, now)
         self._close_mute(packet.first_frame)
         if self._next is not None:
             if after <= self._next and not self._take_late(packet.first_frame, now):
@@ -179,8 +183,9 @@ class JitterBuffer:
 
     def _hole(self, frame: int, now: float) -> Slot:
         """The frame is not there: wait for it if nothing later is there or there is time, else conceal it."""
-        nothing = not self._frames and self._end is None
-        if nothing or (self._frames and self._lag(frame, now) < self.delay.target - self._hop):
+        later = bool(self._frames) or self._mute_after(frame)
+        in_time = self._lag(frame, now) < self.delay.target - self._hop
+        if in_time if later else self._end is None:
             self._credit = min(self._credit + 1, self._capacity)
             self.counts.stalled += 1
             return Slot(Kind.STALLED, frame)
@@ -190,7 +195,9 @@ class JitterBuffer:
 
     def _pass_over(self, now: float) -> None:
         """Leave out frames that are lost, or came back coarse only, and whose time was concealed while stalled."""
-        while self._credit and self._next is not None and (self._frames or self._end is not None):
+        while self._credit and self._next is not None:
+            if not self._frames and self._end is None and not self._mute_after(self._next):
+                return
             coarse, _ = self._frames.get(self._next, (True, None))
             over = self._end is not None and self._next >= self._end
             if not coarse or over or self._lag(self._next, now) < self.delay.target + self._hop / 2:
@@ -246,11 +253,8 @@ class JitterBuffer:
     def _flush(self, newest: int, now: float) -> None:
         """Go to the frame that is due at the target delay, at most to the newest one."""
         assert self._next is not None
-        base = self.delay.base
-        assert base is not None
-        due = math.ceil((now - base - self.delay.target) / self._hop)
         self.counts.flushes += 1
-        self._jump(min(max(due, newest - self._capacity + 1), newest))
+        self._jump(min(max(self._due(now), newest - self._capacity + 1), newest))
 
     def _take_late(self, first_frame: int, now: float) -> bool:
         """Whether a late packet is to be played after all: when only such ones come, playback is in the wrong place."""
@@ -280,8 +284,23 @@ class JitterBuffer:
         """How long after the fastest packets a frame would be played now."""
         return now - frame * self._hop - (self.delay.base or 0.0)
 
+    def _due(self, now: float) -> int:
+        """The frame to be played now at the target delay."""
+        return math.ceil((now - (self.delay.base or 0.0) - self.delay.target) / self._hop)
+
     def _muted(self, frame: int) -> bool:
         return any(mute.first <= frame and (mute.end is None or frame < mute.end) for mute in self._mutes)
+
+    def _mute_after(self, frame: int) -> bool:
+        return any(mute.first > frame for mute in self._mutes)
+
+    def _return(self, frame: int, now: float) -> None:
+        """Before the packet at `frame` ends a mute: if silence was played past it, go back to what is due."""
+        if self._next is None or not self._mutes or self._mutes[-1].end is not None or self._end is not None:
+            return
+        silent = max(self._mutes[-1].first, self._newest)  # from here on there was nothing but silence
+        if silent <= frame < self._next:
+            self._next = min(max(silent, self._due(now)), frame)
 
     def _close_mute(self, frame: int) -> None:
         if self._mutes and self._mutes[-1].end is None and frame >= self._mutes[-1].first:

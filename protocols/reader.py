@@ -58,6 +58,7 @@ class StreamReader:
         self._failure: BadDataError | None = None
         self._eof = False
         self._ended = False
+        self._more = False  # data after the end
         self._expected: int | None = None if join else 0  # the next frame
         self._reason = "packets missing"  # of the next gap
         self._after_magic = False  # a header now is that of another stream
@@ -72,6 +73,9 @@ class StreamReader:
         """More bytes of the stream."""
         if self._eof:
             raise LocalProtocolError("fed bytes after the end of the data")
+        if self._ended:
+            self._more = self._more or bool(data)
+            return
         if self._start is None:
             self._scanner.feed(data)
             return
@@ -125,7 +129,7 @@ class StreamReader:
         return True
 
     def _after_end(self) -> bool:
-        if not self._scanner.pending or self._reported:
+        if not self._more or self._reported:
             return False
         self._damage(self._scanner.offset, "data after the end of the stream")
         self._reported = True
@@ -222,6 +226,7 @@ class StreamReader:
 
     def _end(self, event: Ended) -> None:
         self._ended = True
+        self._more = self._scanner.discard()
         self._reported = not event.complete  # a cut, or another stream, has been reported already
         self._events.append(event)
 

@@ -77,6 +77,12 @@ class RecordScanner:
         """More bytes."""
         self._buffer += data
 
+    def discard(self) -> bool:
+        """Drop what is left; whether there was anything."""
+        found = bool(self._buffer)
+        self._buffer.clear()
+        return found
+
     def feed_eof(self) -> None:
         """No more bytes will come."""
         self._eof = True

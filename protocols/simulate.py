@@ -75,6 +75,7 @@ class _Run:
             min_codebooks=min(setup.min_codebooks, len(codes)),
             frames_per_packet=setup.frames_per_packet,
             redundancy_codebooks=setup.redundancy_codebooks,
+            bits_per_codebook=layout.bits * layout.channels,
         )
         self.outcome = Outcome()
         self.taken = 0  # frames given to the sender
@@ -107,11 +108,13 @@ class _Run:
         assert isinstance(stats, Stats)
         if self.setup.adaptive:
             rate = self.rate.report(stats, now)
+            agreed = self.setup.redundancy_frames, self.setup.redundancy_codebooks
+            frames, coarse = max(agreed, (rate.redundancy_frames, rate.redundancy_codebooks))  # most frames first
             self.sender.adjust(
                 codebooks=rate.codebooks,
                 frames_per_packet=rate.frames_per_packet,
-                redundancy_frames=rate.redundancy_frames,
-                redundancy_codebooks=rate.redundancy_codebooks,
+                redundancy_frames=frames,
+                redundancy_codebooks=coarse,
             )
         self.outcome.codebooks.append(self.sender.codebooks)
 

@@ -1,7 +1,7 @@
 """Messages to msgpack bytes and back, strictly: one array, known kind, fixed arity, every field within its bounds."""
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import NoReturn, get_args
 
 import msgpack
 
@@ -65,6 +65,11 @@ def _check_depth(values: list[object]) -> None:
             raise RemoteProtocolError(f"message nested deeper than {MAX_DEPTH} arrays")
 
 
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    """Of extensions without data, which are within `max_ext_len`."""
+    raise ValueError(f"extension type {code}")
+
+
 def _array(data: bytes) -> list[object]:
     """The one msgpack array in `data`, its bounds checked before anything is allocated."""
     if len(data) > MAX_MESSAGE:
@@ -77,6 +82,7 @@ def _array(data: bytes) -> list[object]:
             max_array_len=32,
             max_map_len=0,
             max_ext_len=0,
+            ext_hook=_refuse_extension,
             max_str_len=256,
             max_bin_len=MAX_PAYLOAD,
         )

@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +14,14 @@ import soundfile
 
 from streamdac.codec import Codec
 from streamdac.errors import UnavailableError
+from streamdac.frontends import device_stream, live_loop
 from streamdac.frontends.bridge import Process
 from streamdac.frontends.chain import Settings
-from streamdac.frontends.device_config import Plan
+from streamdac.frontends.device_config import Opened, Plan
 from streamdac.frontends.device_stream import DeviceStream
 from streamdac.frontends.latency_probe import Probe
 from streamdac.frontends.live_loop import LiveLoop, Options
+from streamdac.frontends.rings import Ring
 
 from .jack import Jack
 
@@ -240,6 +243,39 @@ def test_the_watchdog_sees_callbacks_that_stop(jack: Callable[..., Jack]) -> Non
     finally:
         os.kill(server.process.pid, signal.SIGCONT)
         stream.close()
+
+
+class Deaf(DeviceStream):
+    """Devices whose microphone goes on while the loudspeaker asks for nothing more; simulated, as is their clock."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.opened = Opened("mic", "speaker", "", RATE, RATE, 5.0, 5.0, one_clock=False)
+        self.capture, self.playback = Ring(1), Ring(1)
+        self.stopped = None
+        self.now = self._started = 0.0
+        self.playback.read_into(np.zeros((HOP, 1), np.float32), self.now)
+
+    def wait(self, seconds: float) -> bool:
+        self.now += HOP / RATE
+        self.capture.write(np.zeros((HOP, 1), np.float32), self.now)
+        return True
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_loudspeaker_that_hangs_is_noticed_while_the_microphone_lives(
+    codec: Codec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = LiveLoop(codec, Options(reconnect=False, margin=0.1), Settings(codec.n_codebooks))
+    monkeypatch.setattr(live_loop, "DeviceStream", Deaf)
+    monkeypatch.setattr(device_stream, "time", SimpleNamespace(perf_counter=lambda: loop.stream.now))
+    loop.start()
+    try:
+        with pytest.raises(UnavailableError, match="'speaker' has given no sign for 1"):
+            until(loop.check, 10)
+    finally:
+        loop.stop()
 
 
 def test_nothing_is_left_behind(jack: Callable[..., Jack]) -> None:

@@ -28,6 +28,19 @@ def test_a_change_of_route_does_not_upset_it() -> None:
     assert run(1e-4, jitter=0.01, step=0.1).drift == pytest.approx(1e-4, abs=2e-4)
 
 
+@pytest.mark.parametrize("step", [0.9, 0.05, -0.2])
+@pytest.mark.parametrize("at", [20, 100])
+def test_nor_does_it_while_it_passes_through_the_history(step, at) -> None:
+    made, draw = DriftEstimator(HOP), random.Random(3)
+    errors = []
+    for frame in range(round(180 / HOP)):
+        time = frame * HOP
+        made.observe(frame, time / (1 + 1e-4) + draw.expovariate(1 / 0.01) + step * (time > at))
+        if time > at:
+            errors.append(abs(made.drift - 1e-4))
+    assert max(errors) < 1e-4
+
+
 def test_no_estimate_is_given_before_there_is_enough_history() -> None:
     assert run(5e-3, seconds=ENOUGH).drift == 0
     assert run(5e-3, seconds=ENOUGH + 3).drift != 0

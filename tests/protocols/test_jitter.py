@@ -139,6 +139,87 @@ def test_a_mute_that_comes_when_all_is_over_changes_nothing() -> None:
     assert made.pop(0.6).kind is Kind.STALLED
 
 
+@pytest.mark.parametrize("slower", [0.1, 0.3])
+def test_what_follows_a_mute_is_whole_however_late_it_comes(slower) -> None:
+    made = buffer()
+    before = sent(75)
+    after = sent(450, delay=DELAY + slower)[375:]
+    slots = play(made, before + after, until=5.1, mutes=[(0.81, 75), (1.56, 150)])
+    assert frames(slots)[:75] == list(range(75))
+    assert frames(slots, Kind.PLAYED, Kind.RECOVERED)[75:150] == list(range(375, 450))
+    assert (made.counts.late, made.counts.missing, made.counts.passed, made.counts.flushes) == (0, 0, 0, 0)
+    # The silence has made the delay what it is to be.
+    first = next(i for i, slot in enumerate(slots) if slot.frame == 375 and slot.kind is Kind.PLAYED)
+    assert first * HOP + HOP / 2 - after[0][0] == pytest.approx(made.delay.target, abs=1.5 * HOP)
+
+
+def test_a_sender_with_a_slow_clock_loses_nothing_by_a_long_mute() -> None:
+    made, mute = buffer(), 90_000  # 15 minutes
+    play(made, sent(75), until=0.9, mutes=[(0.81, 75)])
+    drift = mute * HOP * 4e-4
+    play(made, [], start=0.9, until=mute * HOP + 0.1)
+    after = sent(75, delay=DELAY + drift)
+    after = [(time + mute * HOP, dataclasses.replace(p, first_frame=mute + p.first_frame)) for time, p in after]
+    slots = play(made, after, start=mute * HOP + 0.1, until=mute * HOP + 1.7)
+    assert frames(slots) == list(range(mute, mute + 75))
+    assert made.counts.late == 0
+
+
+def test_playback_goes_back_into_a_mute_no_further_than_to_its_first_frame() -> None:
+    made = buffer(min_delay=0.2)
+    arrivals = [(time, p) for time, p in sent(78, late={77: 3.0}) if p.first_frame not in (75, 76)]
+    slots = play(made, arrivals, until=4.5, mutes=[(0.81, 75)])
+    assert frames(slots) == [*range(75), 77]
+    assert [slot.frame for slot in slots if slot.frame is not None and slot.frame < 75] == list(range(75))
+
+
+def test_frames_that_were_played_within_a_mute_are_not_played_again() -> None:
+    made = buffer()
+    play(made, sent(30), until=0.38, mutes=[(0.36, 36)])
+    made.push(packets(40, per_packet=10)[3], 0.38)  # 30 to 39, although 36 is said to be silent
+    slots = [made.pop(0.385 + i * HOP) for i in range(20)]
+    assert frames(slots) == list(range(30, 40))
+    made.push(dataclasses.replace(packets(1)[0], first_frame=37), 0.6)
+    assert frames([made.pop(0.6 + i * HOP) for i in range(4)]) == []
+
+
+def test_frames_that_were_concealed_before_an_end_are_not_played_after_all() -> None:
+    made = buffer()
+    play(made, sent(30), until=0.38)
+    made.end(60)
+    assert [made.pop(0.385 + i * HOP).kind for i in range(20)][-1] is Kind.MISSING
+    made.mute(32)
+    assert not made.push(dataclasses.replace(packets(1)[0], first_frame=33), 0.6)
+
+
+@pytest.mark.parametrize("lost", [[99], range(90, 100)])
+def test_a_packet_lost_before_a_mute_does_not_hold_playback(lost) -> None:
+    made = buffer()
+    arrivals = [a for a in sent(1200, lost=lost) if not 100 <= a[1].first_frame < 1100]
+    mutes = [(frame * HOP + DELAY + HOP, frame) for frame in range(100, 1100, 75)]
+    slots = play(made, arrivals, until=12.4, mutes=mutes, end=(12.05, 1200))
+    counts = made.counts
+    assert frames(slots) == [*range(100 - len(lost)), *range(1100, 1200)]
+    assert counts.stalled + counts.missing == len(lost)
+    assert counts.missing + counts.passed == len(lost)
+    assert counts.muted == 1000
+    assert counts.flushes == 0
+
+
+def test_a_hole_before_a_mute_is_waited_for_while_there_is_time() -> None:
+    made = buffer(min_delay=0.2)
+    play(made, sent(20), until=0.41, mutes=[(0.26, 22)])
+    made.delay.target = 0.3  # it has grown since
+    now = 0.41
+    slots = [made.pop(now := now + HOP) for _ in range(8)]
+    assert slots[-1].kind is Kind.STALLED
+    (packet,) = packets(1)
+    made.push(dataclasses.replace(packet, first_frame=21), now)
+    made.push(dataclasses.replace(packet, first_frame=20), now)
+    assert [made.pop(now + i * HOP).frame for i in (1, 2)] == [20, 21]
+    assert made.counts.missing == 0
+
+
 def test_a_mute_brings_a_delay_that_is_too_long_down_unheard() -> None:
     made = buffer(max_delay=0.03)
     arrivals = [a for a in sent(200, late=dict.fromkeys(range(20, 40), 0.07)) if not 40 <= a[1].first_frame < 100]

@@ -43,12 +43,13 @@ def counted(made: JitterBuffer) -> Counter:
 
 
 def check(made: JitterBuffer, slots: list[Slot], flushes: int, before: int | None) -> int | None:
-    """Time runs forwards but for a flush, frames come once, and each pop is in the counts."""
+    """Time runs forwards but for a flush and for silence, frames come once, and each pop is in the counts."""
     last = None if made.counts.flushes > flushes else before
     slot = slots[-1]
     if slot.frame is not None:
         assert last is None or slot.frame >= last
-        last = slot.frame + (slot.kind in ADVANCING)
+        if slot.kind is not Kind.MUTED:
+            last = slot.frame + (slot.kind in ADVANCING)
     assert (slot.codes is not None) == (slot.kind in (Kind.PLAYED, Kind.RECOVERED))
     assert (slot.frame is None) == (slot.kind in (Kind.WAITING, Kind.ENDED))
     seen = Counter(s.kind for s in slots if s.frame is not None)

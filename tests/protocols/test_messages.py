@@ -181,6 +181,8 @@ def test_unknown_critical_kinds_are_refused(kind) -> None:
         msgpack.packb([65, "a" * 257]),
         msgpack.packb([65, msgpack.ExtType(1, b"x")]),
         msgpack.packb([65, msgpack.Timestamp(1)]),
+        b"\x92\x41\xc7\x00\x01",  # an extension without data
+        b"\x92\x41\x91\xc7\x00\xff",  # a timestamp without data
         b"\x92\x41\xa1\xff",  # not UTF-8
         b"\x92\x41\xd9\x03\xed\xa0\x80",  # a lone surrogate
         b"\xdd\xff\xff\xff\xff",  # an array of 4 billion
@@ -190,7 +192,7 @@ def test_unknown_critical_kinds_are_refused(kind) -> None:
         b"\x91" + b"\x93" * 3,
         bytes(messages.MAX_MESSAGE + 1),
     ],
-    ids=range(22),
+    ids=range(24),
 )
 def test_what_is_no_message_is_refused(data) -> None:
     with pytest.raises(RemoteProtocolError):

@@ -121,6 +121,20 @@ def test_rate_control_brings_redundancy_when_there_is_loss() -> None:
     assert concealed(run(network, adaptive=True)) < concealed(run(network)) / 3
 
 
+def test_rate_control_leaves_the_redundancy_that_was_asked_for() -> None:
+    network = Network()
+    fixed = run(network, redundancy_frames=2, redundancy_codebooks=3)
+    adaptive = run(network, redundancy_frames=2, redundancy_codebooks=3, adaptive=True)
+    assert adaptive.bitrate == fixed.bitrate > 1.3 * run(network).bitrate
+
+
+def test_rate_control_knows_how_large_a_frame_is() -> None:
+    # Two frames a packet would fit as well, but the codes outweigh the overhead.
+    codes = np.random.default_rng(0).integers(0, 65536, (8, 2, 750))
+    outcome = simulate(codes, Layout(8, 65536, 2), Network(bandwidth=28_000), setup=Setup(adaptive=True))
+    assert min(outcome.codebooks) < 8
+
+
 def test_when_everything_is_lost_it_ends() -> None:
     outcome = run(Network(bandwidth=100, queue=0.0), codes=CODES[..., :50])
     assert heard(outcome) == [] or heard(outcome) == [0]

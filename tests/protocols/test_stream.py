@@ -328,6 +328,20 @@ def test_data_after_the_end_is_reported_once_and_not_read() -> None:
     assert events[-2:] == [Ended(50 * 640 - 7, True, 50), Damage(len(STREAM), "data after the end of the stream")]
 
 
+@pytest.mark.parametrize("with_the_end", [0, 4096])
+def test_what_follows_the_end_is_not_kept(with_the_end) -> None:
+    reader, rest = StreamReader(), bytes(4096)
+    reader.feed(STREAM + rest[:with_the_end])
+    while not isinstance(event := reader.next_event(), Ended):
+        assert event is not None
+    for _ in range(100):
+        reader.feed(rest)
+        reader.feed(b"")
+    assert reader._scanner.pending == 0
+    assert reader.next_event() == Damage(len(STREAM), "data after the end of the stream")
+    assert reader.next_event() is None
+
+
 def test_a_second_stream_is_not_read() -> None:
     cut = RECORDS[4][0] + 3
     events, error = read(STREAM[:cut] + STREAM)

@@ -129,12 +129,14 @@ def test_a_stream_that_ends_or_leaves_is_played_out_and_its_number_is_free(farew
     assert made.speaking == 1
 
 
-def test_when_the_session_is_lost_its_streams_end() -> None:
+def test_when_the_session_is_lost_its_streams_end_but_were_not_heard_to_their_ends() -> None:
     made = voices(correct_drift=False)
     play(made, on_time(sent(codes(20))), 0.2)
+    made.hear(sent(codes(1), stream=1)[0], 0.2)
+    made.hear(End(1, SAMPLES, 1), 0.2)
     made.lost(0.2)
     play(made, [], 0.5)
-    assert made.ended == 1
+    assert (made.ended, made.speaking) == (1, 0)  # the one that had come whole
 
 
 def test_more_streams_than_can_be_decoded_are_not_heard_but_counted() -> None:
@@ -239,6 +241,25 @@ def test_muted_frames_are_silence_and_not_counted_as_lost() -> None:
     assert len(heard) == 40 * SAMPLES
     assert not heard[12 * SAMPLES : 29 * SAMPLES].any()
     assert made.counts.concealed == 0
+
+
+def test_a_mute_that_is_said_again_does_not_make_what_was_muted_before_it_lost() -> None:
+    made, sender, sequence = exact(), Sender(LAYOUT, mute_frames=80), codes(20)
+    messages = [*sender.push(sequence[:, :, :10])]
+    for _ in range(200):
+        messages += sender.mute(1)
+    messages += sender.push(sequence[:, :, 10:])
+    assert [message.first_frame for message in messages if isinstance(message, Mute)] == [10, 90, 170]
+    heard = hear_exactly(made, [*messages, *sender.push(codes(3))[1:]])
+    assert len(heard) == 223 * SAMPLES
+    assert made.counts.concealed == 1  # after the pause frames are lost as ever
+
+
+def test_a_stream_that_a_lost_session_cut_off_has_not_ended() -> None:
+    made = exact()
+    heard = hear_exactly(made, [*sent(codes(5))])
+    assert np.array_equal(heard, decoded(codes(5)))
+    assert made.ended == 0
 
 
 def test_duplicates_and_old_packets_add_nothing() -> None:

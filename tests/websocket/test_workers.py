@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from types import SimpleNamespace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 
-from streamdac.errors import UnavailableError, UsageError
-from streamdac.frontends import ws_capture, ws_worker
+from streamdac.errors import OutputError, UnavailableError, UsageError
+from streamdac.frontends import ws_run, ws_worker
+from streamdac.frontends.audio_files import FileSink
+from streamdac.frontends.null import NullSink
 from streamdac.frontends.tone import Tone
 from streamdac.frontends.varirate import VariableResampler
 from streamdac.frontends.ws_capture import SILENT_DB, Capture, level_db, to_channels
 from streamdac.frontends.ws_heard import Heard
+from streamdac.frontends.ws_playback import ExactPlayback
 from streamdac.frontends.ws_worker import Worker
+from streamdac.protocols.messages import Layout
+from streamdac.protocols.sender import Sender
 
-from .parts import PATIENCE, small_codec
+from .parts import PATIENCE, small_codec, until
+
+LAYOUT = Layout(4, 64, 1)
 
 
 class LiveTone(Tone):
@@ -39,7 +47,9 @@ async def captured(source, channels: int = 1) -> tuple[np.ndarray, list[int]]:
     """The codes of a source `[K, C, F]`, and the samples at its end."""
     codes: list[np.ndarray] = []
     samples: list[int] = []
-    capture = Capture(small_codec(), source, channels=channels, codebooks=4, deliver=codes.append, ended=samples.append)
+    capture = Capture(
+        small_codec(), source, channels=channels, codebooks=4, deliver=codes.append, mute=id, ended=samples.append
+    )
     capture.start()
     async with asyncio.timeout(PATIENCE):
         await capture.done
@@ -58,35 +68,6 @@ async def test_a_live_source_is_encoded_with_little_delay_at_any_rate(rate) -> N
     assert abs(len(audio) - 12_000) < 100
     assert np.array_equal(codes[:, 0], small_codec().encode(audio[:, 0])[0])
     assert source.closed
-
-
-async def test_what_a_source_was_late_is_not_made_up_for(monkeypatch) -> None:
-    """Beyond a tenth of a second: the hearers' buffers would take it for a burst, and the server for a flood."""
-    now, given = 0.0, []
-    hop = 320 / 24_000
-
-    class Stalling(Tone):
-        def read(self, samples: int) -> np.ndarray | None:
-            nonlocal now
-            if len(given) == 20:
-                now += 30.0
-            given.append(now)
-            return super().read(samples)
-
-    monkeypatch.setattr(ws_capture, "time", SimpleNamespace(monotonic=lambda: now))
-    capture = Capture(
-        small_codec(), Stalling(440.0, 1.0, 24_000, 1), channels=1, codebooks=4, deliver=id, ended=id
-    )  # fmt: skip
-
-    def wait(seconds: float) -> None:
-        nonlocal now
-        now += seconds
-
-    monkeypatch.setattr(capture.stopping, "wait", wait)
-    capture.work()
-    assert given[19] == pytest.approx(19 * hop)
-    assert given[20] == pytest.approx(20 * hop + 30)
-    assert given[75] == pytest.approx(given[20] - 0.1 + 54 * hop)
 
 
 async def test_two_channels_are_mixed_into_a_session_of_one() -> None:
@@ -127,6 +108,89 @@ async def test_a_worker_that_hangs_does_not_hang_the_program(monkeypatch) -> Non
     assert not worker.done.done()
     free.set()
     await worker.done
+
+
+class SlowSink(FileSink):
+    """Takes a hop at a time, when told to."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, sample_rate=24_000, channels=1, force=False)
+        self.free = threading.Semaphore(0)
+
+    def write(self, block: np.ndarray) -> None:
+        self.free.acquire()
+        super().write(block)
+
+
+def backlog(sink: SlowSink | NullSink, frames: int) -> ExactPlayback:
+    """A playback that has heard a stream of so many frames at once."""
+    playback = ExactPlayback(sink, small_codec())
+    playback.prepare()
+    playback.begin(LAYOUT)
+    sender, codes = Sender(LAYOUT), np.random.default_rng(0).integers(0, 64, (4, 1, frames))
+    for message in [*sender.push(codes), *sender.end(320 * frames)]:
+        playback.hear(message, 0.0)
+    return playback
+
+
+async def test_a_recording_is_finished_as_long_as_something_is_written(monkeypatch, tmp_path) -> None:
+    monkeypatch.setattr(ws_worker, "STOP_SECONDS", 0.1)
+    sink = SlowSink(tmp_path / "x.wav")
+    playback = backlog(sink, 10)
+    playback.start()
+    finishing = asyncio.ensure_future(playback.finish())
+    sink.free.release(2)
+    await until(lambda: playback.written >= 3 * 320)  # the third waits in the sink
+    await asyncio.sleep(0.12)
+    assert not finishing.done()
+    sink.free.release(20)
+    await finishing
+    assert playback.ended == 1
+    assert soundfile.info(tmp_path / "x.wav").frames == 10 * 320
+
+
+async def test_a_recording_that_is_cut_short_keeps_what_was_written(tmp_path) -> None:
+    sink = SlowSink(tmp_path / "x.wav")
+    playback = backlog(sink, 10)
+    playback.start()
+    finishing = asyncio.ensure_future(playback.finish())
+    sink.free.release(2)
+    await until(lambda: playback.written >= 3 * 320)
+    finishing.cancel()
+    await asyncio.sleep(0)
+    sink.free.release(20)
+    with pytest.raises(asyncio.CancelledError):
+        await finishing
+    assert playback.done.done()
+    assert 3 * 320 <= soundfile.info(tmp_path / "x.wav").frames < 10 * 320
+    assert [file.name for file in tmp_path.iterdir()] == ["x.wav"]
+
+
+async def test_what_failed_while_it_is_finished_is_seen(tmp_path) -> None:
+    class Full(NullSink):
+        def write(self, block: np.ndarray) -> None:
+            raise OutputError("disk full")
+
+    playback = backlog(Full(), 3)
+    playback.start()
+    await until(playback.done.done)
+    with pytest.raises(OutputError, match="disk full"):
+        await playback.finish()
+
+
+def test_a_program_whose_sink_hangs_says_that_not_all_is_written(monkeypatch, capsys) -> None:
+    program = ws_run.Program(ws_run.Options("ws://h", sink="x.wav"), small_codec())
+    left: list[int] = []
+
+    async def run() -> int:
+        program.hanging = program.unwritten = True
+        return 0
+
+    monkeypatch.setattr(program, "open_ends", lambda: None)
+    monkeypatch.setattr(ws_run.os, "_exit", left.append)
+    ws_run.run_program(program, run)
+    assert left == [OutputError.exit_code]
+    assert capsys.readouterr().err == "streamdac: x.wav takes no more: not all that was heard is written\n"
 
 
 async def test_a_program_that_does_not_read_loses_the_oldest_blocks() -> None:
