@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdac.errors import BadDataError, DeniedError, NoInputError, OutputError, UsageError
-from streamdac.files import linked, refuse_existing, unreadable, written_whole
+from streamdac.files import linked, refuse_existing, soundfile_name, unreadable, written_whole
 
 if TYPE_CHECKING:
     import soundfile
@@ -37,7 +37,7 @@ class FileSource:
         self._name = spool_of or str(path)
         _check_readable(path)
         try:
-            self._file: soundfile.SoundFile = soundfile.SoundFile(_name_of(path))
+            self._file: soundfile.SoundFile = soundfile.SoundFile(soundfile_name(path))
         except (soundfile.LibsndfileError, TypeError, ValueError, RuntimeError) as error:
             self.close()
             reason = getattr(error, "error_string", str(error))
@@ -64,11 +64,6 @@ class FileSource:
             self._file.close()
         if self._spooled:
             self.path.unlink(missing_ok=True)
-
-
-def _name_of(path: Path) -> str | bytes:
-    """As soundfile takes it: a name that is not UTF-8 as its bytes."""
-    return os.fsencode(path) if os.name == "posix" else str(path)
 
 
 def _check_readable(path: Path) -> None:
@@ -99,7 +94,7 @@ class FileSink:
         temporary = self._stack.enter_context(written_whole(path, force=force))
         try:
             self._file = soundfile.SoundFile(
-                _name_of(temporary), "w", samplerate=sample_rate, channels=channels, format=form, subtype=subtype
+                soundfile_name(temporary), "w", samplerate=sample_rate, channels=channels, format=form, subtype=subtype
             )
         except (soundfile.LibsndfileError, TypeError, ValueError) as error:
             self._abandon()

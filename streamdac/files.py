@@ -61,6 +61,11 @@ def linked(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
+def soundfile_name(path: Path) -> str | bytes:
+    """`path` as soundfile takes it: a name that is not UTF-8 as its bytes."""
+    return os.fsencode(path) if os.name == "posix" else str(path)
+
+
 def unreadable(path: str | Path, error: OSError) -> StreamdacError:
     """What to raise where `path` could not be opened or read."""
     kind = DeniedError if isinstance(error, PermissionError) else NoInputError

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import soundfile
 
 from ..errors import BadDataError, NoInputError
+from ..files import soundfile_name
 from .corpus_audio import Audio, read_mono
 
 _log = logging.getLogger(__name__)
@@ -83,7 +84,11 @@ def _from_index(index: Path, split: str) -> list[AudioFile] | None:
 
 def _of_split(files: list[AudioFile], folder: Path, split: str) -> list[AudioFile]:
     """Chosen by name, so that files added later do not move the others."""
-    held = {f.path for f in files if zlib.crc32(f.path.relative_to(folder).as_posix().encode()) % _HELD_OUT == 0}
+    held = {
+        f.path
+        for f in files
+        if zlib.crc32(f.path.relative_to(folder).as_posix().encode(errors="surrogateescape")) % _HELD_OUT == 0
+    }
     if len(files) < _HELD_OUT or not 0 < len(held) < len(files) or split not in ("train", "valid"):
         return files
     return [f for f in files if (f.path in held) == (split == "valid")]
@@ -94,7 +99,7 @@ def _from_folder(folder: Path) -> list[AudioFile]:
     found, unreadable = [], []
     for path in paths:
         try:
-            seconds = soundfile.info(path).duration
+            seconds = soundfile.info(soundfile_name(path)).duration
         except (soundfile.SoundFileError, OSError) as error:
             unreadable.append(f"{path.name}: {str(error).splitlines()[-1]}")
             continue

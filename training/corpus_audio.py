@@ -14,6 +14,7 @@ import soundfile
 import soxr
 
 from ..errors import BadDataError, UnavailableError
+from ..files import soundfile_name
 
 Audio = npt.NDArray[np.float32]
 Clip = tuple[str, Audio]  # where it came from, and its samples
@@ -70,7 +71,7 @@ def read_mono(path: Path, sample_rate: int, *, start: float = 0.0, seconds: floa
         if path.suffix == ".g722":
             samples, rate = _read_g722(path), 16_000
         else:
-            with soundfile.SoundFile(path) as file:
+            with soundfile.SoundFile(soundfile_name(path)) as file:
                 rate = file.samplerate
                 first = min(round(start * rate), file.frames)
                 file.seek(first)

@@ -16,6 +16,7 @@ import soundfile
 from tqdm import tqdm
 
 from ..errors import BadDataError, UnavailableError
+from ..files import soundfile_name
 from .corpus_audio import Clip, Piece, cliff, join, power_spectrum, prepare, read_mono
 from .corpus_sources import MIN_RATE, Source
 
@@ -116,7 +117,7 @@ def _clips(items: Iterable[Item], entry: Entry, skipped: list[str]) -> Iterator[
         try:
             start = 0.0
             if item.path.suffix != ".g722":
-                info = soundfile.info(item.path)
+                info = soundfile.info(soundfile_name(item.path))
                 if info.samplerate < min(MIN_RATE, entry.rate):
                     skipped.append(f"{item.name}: only {info.samplerate} Hz")
                     continue

@@ -165,7 +165,7 @@ class Evaluation:
         self._codes = [self._encoded(clip.audio) for clip in self._bar(self.clips, "encode")]
         self._coarse: dict[int, list[Codes]] = {}
         self.rows: list[Row] = []
-        """Those measured so far."""
+        """Those that the last `run` has measured so far."""
 
     def run(
         self,
@@ -184,6 +184,7 @@ class Evaluation:
         """
         if opus or opus_nominal:
             require_opus()
+        self.rows = []
         report = Report(
             self.codec.name,
             self.codec.fingerprint.hex(),

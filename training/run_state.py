@@ -50,7 +50,7 @@ def restore(run: Trainer, state: dict[str, Any], *, branch: bool) -> None:
         raise UsageError(f"the run has freeze {frozen!r}, the config {run.recipe.freeze!r}: branch off it with --from")
     run.network.load_state_dict(state["network"])
     run.average.restore(state["average"]["updates"], state["average"]["values"])
-    if frozen != run.recipe.freeze:
+    if run.recipe.freeze and frozen != run.recipe.freeze:
         _freeze_as_exported(run, state)
     run.clipper.running = state["clipper"]
     run.use.shares.copy_(state["use"])

@@ -1,6 +1,7 @@
 """Segments: deterministic, balanced, level, never NaN or clipped; and what bad input does."""
 
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,12 @@ def test_silent_stretches_are_drawn_again(tmp_path: Path) -> None:
     write(tmp_path / "a/0.wav", np.concatenate([np.zeros(6 * RATE), noise(4)]))
     batch = SegmentSampler(tmp_path, RATE, 0.4, 50).draw(0)[:, 0]
     assert (np.abs(batch).max(1) > 0.01).all()
+
+
+def test_names_that_are_not_utf_8_are_read(tmp_path: Path) -> None:
+    name = os.fsdecode(b"caf\xe9.wav")
+    write(tmp_path / "a.wav", noise(1)).rename(tmp_path / name)
+    assert SegmentSampler(tmp_path, RATE, 0.4, 2).draw(0).any()
 
 
 def test_long_silences_are_drawn_past_and_change_nothing_else(tmp_path: Path) -> None:
