@@ -13,6 +13,7 @@ from concurrent.futures.process import BrokenProcessPool
 import click
 
 from streamdac.errors import StreamdacError, UsageError
+from streamdac.frontend import is_spec
 
 from .batch import Job, run_jobs
 from .options import progress
@@ -39,13 +40,16 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], None], *, processes: int,
 
     Raises:
         StreamdacError: what went wrong with the only job, or a process died.
-        UsageError: stdin among many inputs, which no other process can read.
+        UsageError: stdin among many inputs, which no other process can read, or a source of another frontend, which a
+            process that is ended with the others could not keep.
     """
     processes = min(processes, len(jobs))
     if processes <= 1:
         return run_jobs(jobs, work)
-    if any(job.source == "-" for job in jobs):
-        raise UsageError(f"stdin among {len(jobs)} inputs is read by one process only: leave out --jobs")
+    for job in jobs:
+        if job.source == "-" or is_spec(job.source):
+            name = "stdin" if job.source == "-" else job.source
+            raise UsageError(f"{name} among {len(jobs)} inputs is read by one process only: leave out --jobs")
     # Forking after torch has started threads may hang: spawn.
     pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
     try:

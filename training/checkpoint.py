@@ -17,6 +17,7 @@ from streamdac.errors import BadDataError, NoInputError, OutputError, UsageError
 from streamdac.files import written_whole
 from streamdac.nn import DAC
 from streamdac.nn.layers import fold_weight_norm
+from streamdac.weights import FORMAT as WEIGHTS_FORMAT
 from streamdac.weights import load_weights, read_saved
 
 from .widen import WIDTHS, holds, widened
@@ -24,7 +25,6 @@ from .widen import WIDTHS, holds, widened
 LATEST = "checkpoint-latest.pt"
 BEST = "checkpoint-best.pt"
 FORMAT = 1
-WEIGHTS_FORMAT = "streamdac-1"
 _MAY_DIFFER = ("padding", "n_codebooks", "quantizer_dropout", "long_term")
 
 

@@ -164,8 +164,10 @@ class Recipe:
             raise UsageError(f"betas {self.betas} and codebook_decay {self.codebook_decay} must lie in 0..1")
         if self.decay_from < 0:
             raise UsageError(f"decay_from is {self.decay_from}, need 0 or more")
-        if min(self.segment_seconds, self.early_segment_seconds) * self.model.sample_rate < 2048:
-            raise UsageError("segments must be at least 2048 samples long: the widest window of the mel loss")
+        if min(self.segment_seconds, self.early_segment_seconds) * self.model.sample_rate < SHORTEST_CLIP:
+            raise UsageError(
+                f"segments must be at least {SHORTEST_CLIP} samples long: the widest window of the mel loss"
+            )
 
     def shape_at(self, step: int) -> tuple[int, float]:
         """Segments of this step's batch, and their length in seconds."""

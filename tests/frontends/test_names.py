@@ -94,3 +94,13 @@ def test_stdin_among_files_is_for_one_process(run: Run, tmp_path: Path) -> None:
     assert (result.code, "stdin among 2 inputs" in result.err, (tmp_path / "out").exists()) == (2, True, False)
     run(*words, stdin=source.read_bytes()).ok()
     assert names(tmp_path / "out") == {"in.sdac", "stdin.sdac"}
+
+
+def test_another_frontend_among_files_is_for_one_process(run: Run, tmp_path: Path) -> None:
+    """A recording that ends with the other processes would be lost."""
+    source = write(tmp_path / "in.wav", noise(HOP))
+    words = ("encode", source, "tone:440,0.1", "-o", tmp_path / "out")
+    result = run(*words, "--jobs", 2)
+    assert (result.code, "tone:440,0.1 among 2 inputs" in result.err, (tmp_path / "out").exists()) == (2, True, False)
+    run(*words).ok()
+    assert names(tmp_path / "out") == {"in.sdac", "tone.sdac"}
