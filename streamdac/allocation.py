@@ -100,7 +100,8 @@ class Allocation:
             self._peak, self._last = peak, last
         else:
             self._peak[rows], self._last[rows] = peak[rows], last[rows]
-        return np.full_like(held, held.min()) if self.together else held
+        there = held if rows is None else held[rows]
+        return np.full_like(held, there.min(initial=len(_BELOW_DB))) if self.together else held
 
     def state_dict(self) -> dict[str, Any]:
         """Arrays and what they mean."""

@@ -205,8 +205,8 @@ def _field_problem(archive: Archive) -> str | None:
         return f"codes must be uint16 [B * C, K, F], got {_kind(codes)}"
     if not isinstance(db, np.ndarray) or db.dtype != np.float32 or db.ndim != 1:
         return f"input_db must be float32 [B], got {_kind(db)}"
-    if not all(_DB[0] <= value <= _DB[1] for value in db.tolist()):
-        return f"input_db is {db.tolist()[:3]} dB, need {_DB[0]:g} to {_DB[1]:g}"
+    if not ((db >= _DB[0]) & (db <= _DB[1])).all():
+        return f"input_db is {db[:3].tolist()} dB, need {_DB[0]:g} to {_DB[1]:g}"
     if values["dac_version"] != DAC_VERSION:
         return f"dac_version is {short(values['dac_version'])}, need {DAC_VERSION!r}"
     if type(values["padding"]) is not bool:

@@ -123,4 +123,6 @@ def _tensor(value: Array, what: str) -> tuple[Tensor, bool]:
         value = value.astype(np.int64)
     if value.dtype == np.longdouble:
         value = value.astype(np.float64)
-    return torch.from_numpy(np.ascontiguousarray(value)), True
+    value = np.ascontiguousarray(value)
+    # Torch warns of what it may not write.
+    return torch.from_numpy(value if value.flags.writeable else value.copy()), True

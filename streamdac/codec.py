@@ -13,7 +13,7 @@ from .allocation import Allocation
 from .archive import Archive
 from .arrays import Array, audio_tensor, codes_tensor, give_back
 from .compress import NORMALIZE_DB, compress, compress_file
-from .config import DEFAULT, ModelConfig
+from .config import ModelConfig
 from .decompress import decompress
 from .engine import CodecEngine
 from .errors import UnavailableError, UsageError
@@ -258,7 +258,7 @@ def load(
     """
     path = find_model(model)
     weights = load_weights(path)
-    name = weights.metadata.get("name") or (DEFAULT if model is None else path.stem)
+    name = weights.metadata.get("name") or path.stem
     return Codec(weights.network(), device=device, engine=engine, threads=threads, name=name)
 
 

@@ -133,12 +133,15 @@ def compress_file(
 
 def _rows(audio: Array) -> Rows:
     """Audio of any kind and up to three axes as float32 `[B, C, T]`."""
-    array: npt.NDArray[Any] = audio.detach().cpu().numpy() if isinstance(audio, Tensor) else np.asarray(audio)
+    if isinstance(audio, Tensor):
+        audio = (audio.float() if audio.is_floating_point() else audio).detach().cpu().numpy()  # numpy has no bfloat16
+    array: npt.NDArray[Any] = np.asarray(audio)
     if array.dtype.kind != "f":
         raise UsageError(f"audio is {array.dtype}, need floating point in [-1, 1]")
     if not 1 <= array.ndim <= 3 or array.size == 0:
         raise UsageError(f"audio has shape {array.shape}, need [T], [C, T] or [B, C, T] with at least one sample")
-    return np.ascontiguousarray(array, np.float32).reshape((1,) * (3 - array.ndim) + array.shape)
+    rows = np.ascontiguousarray(array, np.float32).reshape((1,) * (3 - array.ndim) + array.shape)
+    return rows if rows.flags.writeable else rows.copy()  # torch warns of what it may not write
 
 
 def _rate(sample_rate: int) -> int:
@@ -200,9 +203,13 @@ def _compress(
 def _depth(n_codebooks: int | None, most: int) -> int:
     if n_codebooks is None:
         return most
-    if type(n_codebooks) is not int or n_codebooks < 1:
+    try:
+        depth = 0 if isinstance(n_codebooks, bool) else operator.index(n_codebooks)
+    except TypeError:
+        depth = 0
+    if depth < 1:
         raise UsageError(f"n_codebooks is {n_codebooks!r}, the model has 1 to {most}")
-    return min(n_codebooks, most)  # the official tool takes more for all
+    return min(depth, most)  # the official tool takes more for all
 
 
 def _encode_whole(executor: Executor, blocks: Iterator[Rows], samples: int, depth: int) -> Iterator[Codes]:

@@ -32,6 +32,7 @@ _LIMITS = {
 _LONG_TERM_RATE = 8_000  # Hz; below it the taps around the shortest lag would reach the present
 _MAX_STAGES = 8
 _MAX_STRIDE = 64
+_MAX_HOP = 32_768  # samples; a stream's header can say no more
 
 
 @dataclass(frozen=True)
@@ -84,6 +85,8 @@ class ModelConfig:
             raise UsageError(
                 f"encoder hop {math.prod(self.encoder_rates)} != decoder hop {math.prod(self.decoder_rates)}"
             )
+        if self.hop_length > _MAX_HOP:
+            raise UsageError(f"a hop of {self.hop_length} samples, need at most {_MAX_HOP}")
         if not self.decoder_widths and self.decoder_dim >> len(self.decoder_rates) < 1:
             raise UsageError(f"decoder_dim {self.decoder_dim} cannot be halved {len(self.decoder_rates)} times")
         self._check_widths()
@@ -183,7 +186,7 @@ def config_from_mapping(values: Mapping[str, Any], *, default_padding: str = CEN
     try:
         merged["quantizer_dropout"] = float(merged["quantizer_dropout"])
         return ModelConfig(**merged)
-    except (UsageError, TypeError, ValueError) as error:
+    except (UsageError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise BadDataError(f"model settings: {error}") from error
 
 

@@ -226,7 +226,7 @@ class StreamEncoder(Stream):
             raise BadDataError(f"not an encoder's state: {error}") from error
         super().load_state_dict(saved)
         self._samples, self._depths, self._allocation = int(saved["samples"]), depths, allocation
-        self._pending = [pending.to(self._executor.device, torch.float32, copy=True)]
+        self._pending = [pending.to(self._executor.device, torch.float32, copy=True)] if pending.shape[1] else []
         self._held = int(pending.shape[1])
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickletools
 import zipfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,13 +17,26 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .config import CENTRED, ModelConfig, config_from_mapping
-from .errors import BadDataError, NoInputError
-from .files import written_whole
+from .errors import BadDataError, NoInputError, OutputError
+from .files import unreadable, written_whole
 from .nn.network import DAC
 
 FORMAT = "streamdac-1"
 _MAX_FILE_BYTES = 4 << 30
 _MOST_UNPACKED = 2  # times a zip's own size: torch.save compresses nothing, and weights hardly shrink
+_ZIP_MAGIC = b"PK\x03\x04"  # torch takes what begins otherwise for its older format
+_MAX_PICKLE_BYTES = 16 << 20  # of names, shapes and settings; tensors lie beside it
+# What weights and checkpoints are made of. torch allows more, such as bytearrays of any size.
+_SAVED_NAMES = frozenset(
+    (
+        "collections OrderedDict",
+        "torch Size",
+        "torch device",
+        *(f"torch._utils _rebuild_{what}" for what in ("tensor", "tensor_v2", "parameter", "parameter_with_state")),
+        *(f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16")),
+        *(f"torch {kind}Storage" for kind in ("Long", "Int", "Short", "Char", "Byte", "Bool")),
+    )
+)
 
 
 @dataclass(frozen=True)
@@ -51,11 +66,16 @@ def load_weights(path: str | Path) -> Weights:
 
     Raises:
         NoInputError: no such file.
+        DeniedError: it may not be read.
         BadDataError: not such a file, or its config or tensors are wrong.
     """
     path = Path(path)
     if not path.is_file():
         raise NoInputError(f"no weights file {path}")
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise unreadable(path, error) from error
     if path.stat().st_size > _MAX_FILE_BYTES:
         raise BadDataError(f"{path}: {path.stat().st_size} bytes, the limit is {_MAX_FILE_BYTES}")
     return _load_safetensors(path) if path.suffix == ".safetensors" else _load_official(path)
@@ -71,8 +91,11 @@ def save_weights(
     """
     tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.tensors.items()}
     metadata = {**weights.metadata, "format": FORMAT, "config": json.dumps(weights.config.to_dict())}
-    with written_whole(Path(path), force=force) as temporary:
-        save_file(tensors, temporary, metadata=metadata)
+    try:
+        with written_whole(Path(path), force=force) as temporary:
+            save_file(tensors, temporary, metadata=metadata)
+    except SafetensorError as error:  # so it reports a full disk
+        raise OutputError(f"{path}: cannot write the weights: {error}") from error
 
 
 def _load_safetensors(path: Path) -> Weights:
@@ -86,7 +109,7 @@ def _load_safetensors(path: Path) -> Weights:
         raise BadDataError(f"{path}: format {metadata.get('format')!r}, need {FORMAT!r}")
     try:
         settings = json.loads(metadata["config"])
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise BadDataError(f"{path}: no readable config in its metadata") from error
     if not isinstance(settings, dict):
         raise BadDataError(f"{path}: config is a {type(settings).__name__}, need an object")
@@ -113,27 +136,53 @@ def read_saved(path: Path, what: str) -> Any:
     Raises:
         BadDataError: it is not such a file, is damaged, or holds anything else.
     """
-    if not zipfile.is_zipfile(path):
-        raise BadDataError(
-            f"{path}: not {what}: {path.stat().st_size} bytes that are not the zip which torch.save writes"
-        )
+    whole = path.stat().st_size
+    with path.open("rb") as file:
+        begins = file.read(len(_ZIP_MAGIC))
+    if begins != _ZIP_MAGIC or not zipfile.is_zipfile(path):
+        raise BadDataError(f"{path}: not {what}: {whole} bytes that are not the zip which torch.save writes")
     try:
         with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+            _check_zip(path, archive, what)
+    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError, RuntimeError) as error:
         raise BadDataError(f"{path}: not {what}: {error}") from error
-    if any(
-        name.endswith(("/.data/extern_modules", "/constants.pkl")) for name in (entry.filename for entry in entries)
-    ):
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged content makes the reader fail in any way it likes
+        reason = (str(error).strip().splitlines() or [""])[0][:160]
+        raise BadDataError(f"{path}: not {what}: {type(error).__name__} {reason}") from error
+    # A view may be of more than there is.
+    size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
+    if size > _MOST_UNPACKED * whole:
+        raise BadDataError(f"{path}: not {what}: {whole} bytes whose tensors have {size}")
+    return content
+
+
+def _check_zip(path: Path, archive: zipfile.ZipFile, what: str) -> None:
+    """Refuse what runs code, unpacks to more than it should, or names anything but tensors and plain types."""
+    entries = archive.infolist()
+    if any(entry.filename.endswith(("/.data/extern_modules", "/constants.pkl")) for entry in entries):
         raise BadDataError(f"{path}: a torch.package or TorchScript file runs code when loaded; need {what}")
     size, whole = sum(entry.file_size for entry in entries), path.stat().st_size
     if size > _MOST_UNPACKED * whole:
         raise BadDataError(f"{path}: not {what}: {whole} bytes that claim to hold {size}")
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged content makes the reader fail in any way it likes
-        reason = (str(error).strip().splitlines() or [""])[0][:160]
-        raise BadDataError(f"{path}: not {what}: {type(error).__name__} {reason}") from error
+    for entry in entries:
+        if not entry.filename.lower().endswith("data.pkl"):
+            continue
+        if entry.file_size > _MAX_PICKLE_BYTES:
+            raise BadDataError(f"{path}: not {what}: {entry.file_size} bytes beside its tensors")
+        for code, argument, _ in pickletools.genops(archive.read(entry)):
+            if code.name == "STACK_GLOBAL" or (code.name in ("GLOBAL", "INST") and argument not in _SAVED_NAMES):
+                raise BadDataError(f"{path}: not {what}: it names {str(argument or 'a function')[:60]!r}")
+
+
+def _tensors(content: Any, depth: int = 8) -> Iterator[Tensor]:
+    """Every tensor in dicts and lists, nested up to `depth` deep."""
+    if isinstance(content, Tensor):
+        yield content
+    elif depth and isinstance(content, Mapping | list | tuple):
+        for value in content.values() if isinstance(content, Mapping) else content:
+            yield from _tensors(value, depth - 1)
 
 
 def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -1,8 +1,8 @@
 """The audio files that training reads: listed with kind, group and split, and kept in memory as 16-bit samples."""
 
 import csv
+import hashlib
 import logging
-import zlib
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -83,15 +83,24 @@ def _from_index(index: Path, split: str) -> list[AudioFile] | None:
 
 
 def _of_split(files: list[AudioFile], folder: Path, split: str) -> list[AudioFile]:
-    """Chosen by name, so that files added later do not move the others."""
-    held = {
-        f.path
-        for f in files
-        if zlib.crc32(f.path.relative_to(folder).as_posix().encode(errors="surrogateescape")) % _HELD_OUT == 0
-    }
-    if len(files) < _HELD_OUT or not 0 < len(held) < len(files) or split not in ("train", "valid"):
+    """Chosen by name, so that files added later do not move the others; at least one is held out where there are enough."""
+    if split not in ("train", "valid"):
         return files
+    if len(files) < _HELD_OUT:
+        if split == "valid":
+            _log.warning("%s: %d files, so none is held out: what is measured is trained on", folder, len(files))
+        return files
+    marks = {f.path: _mark(f.path.relative_to(folder)) for f in files}
+    held = {path for path, mark in marks.items() if mark % _HELD_OUT == 0}
+    if not 0 < len(held) < len(files):
+        held = {min(marks, key=lambda path: marks[path])}
     return [f for f in files if (f.path in held) == (split == "valid")]
+
+
+def _mark(name: Path) -> int:
+    """A number that names which are alike do not share."""
+    digest = hashlib.blake2b(name.as_posix().encode(errors="surrogateescape"), digest_size=4).digest()
+    return int.from_bytes(digest, "big")
 
 
 def _from_folder(folder: Path) -> list[AudioFile]:

@@ -163,7 +163,8 @@ def write_lists(destination: Path) -> None:
             licences.append("| " + " | ".join(map(str, cells)) + " |")
     for name, lines in (("index.tsv", index), ("sources.tsv", origins), ("LICENCES.md", licences)):
         partial = destination / f".{name}.partial"
-        partial.write_text("\n".join(lines) + "\n")
+        # Names may be no UTF-8.
+        partial.write_text("\n".join(lines) + "\n", encoding="utf-8", errors="backslashreplace")
         os.replace(partial, destination / name)
 
 

@@ -155,8 +155,8 @@ def write_items(items: list[Item], entry: Entry, stage: Path) -> dict[str, Any]:
     groups = sorted({(item.split, item.group) for item in items})
     progress = tqdm(items, desc=f"{entry.kind} {entry.package}", unit="file", leave=False)
     for split, group in groups:
-        folder = entry.folder(split) / re.sub(r"[^\w.@-]+", "_", group)
-        (stage / folder).mkdir(parents=True, exist_ok=True)
+        folder = _free(stage, entry.folder(split) / re.sub(r"[^\w.@-]+", "_", group))
+        (stage / folder).mkdir(parents=True)
         mine = [item for item in items if (item.split, item.group) == (split, group)]
         clips = _clips(_ticking(mine, progress), entry, skipped)
         rows += _write_group(_pieces(clips, entry, split), entry, (split, group), stage, folder)
@@ -164,6 +164,15 @@ def write_items(items: list[Item], entry: Entry, stage: Path) -> dict[str, Any]:
     if not rows:
         raise BadDataError(f"{entry.package}: nothing usable in {len(items)} files, e.g. {skipped[0]}")
     return {"rate": entry.rate, "rows": rows, "skipped": skipped}
+
+
+def _free(stage: Path, folder: Path) -> Path:
+    """`folder`, numbered if another group has it: names may differ in what no folder's name has."""
+    found, number = folder, 1
+    while (stage / found).exists():
+        number += 1
+        found = folder.with_name(f"{folder.name}~{number}")
+    return found
 
 
 def _write_group(
@@ -200,6 +209,9 @@ def _ticking(items: list[Item], progress: Any) -> Iterator[Item]:
 
 def put_in_place(stage: Path, entry: Entry, destination: Path, marker: Path, record: dict[str, Any]) -> None:
     """Move what was built into the corpus, then write the marker that says it is whole."""
+    marker.parent.mkdir(parents=True, exist_ok=True)
+    partial = marker.with_suffix(".partial")
+    partial.write_text(json.dumps(record, indent=1), encoding="ascii")  # names may be no UTF-8
     marker.unlink(missing_ok=True)
     for split in ("train", "valid", "test"):
         new, old = stage / entry.folder(split), destination / entry.folder(split)
@@ -207,7 +219,4 @@ def put_in_place(stage: Path, entry: Entry, destination: Path, marker: Path, rec
         if new.exists():
             old.parent.mkdir(parents=True, exist_ok=True)
             os.replace(new, old)
-    marker.parent.mkdir(parents=True, exist_ok=True)
-    partial = marker.with_suffix(".partial")
-    partial.write_text(json.dumps(record, ensure_ascii=False, indent=1))
     os.replace(partial, marker)

@@ -15,6 +15,7 @@ import soxr
 from ..errors import BadDataError, UsageError
 from .audio_files import AudioFile, AudioFiles, find_audio
 from .corpus_audio import Audio, gated_level
+from .corpus_sources import KINDS
 
 PEAK = 0.98
 MAX_GAIN_DB = 24.0
@@ -51,7 +52,10 @@ class Mix:
         )
         if any(not 0 <= chance <= 1 for chance in chances):
             raise UsageError(f"probabilities must lie in 0..1, got {chances}")
-        if min(self.kind_weights.values(), default=0) < 0 or not any(self.kind_weights.values()):
+        weights = list(self.kind_weights.values())
+        if not all(isinstance(weight, int | float) for weight in weights):
+            raise UsageError(f"kind weights must be numbers, got {dict(self.kind_weights)}")
+        if min(weights, default=0) < 0 or not any(weights):
             raise UsageError(f"kind weights must be 0 or more and not all 0, got {dict(self.kind_weights)}")
         if self.tries < 1 or self.narrow_weight <= 0:
             raise UsageError(f"tries and narrow_weight must be above 0, got {self.tries} and {self.narrow_weight}")
@@ -101,15 +105,17 @@ class SegmentSampler:
         share = batch // world_size
         self.rows = range(rank * share, (rank + 1) * share)
         self.files = AudioFiles(find_audio(paths, split), sample_rate, cache_bytes=int(cache_gigabytes * 1e9))
+        there = {file.kind for file in self.files.entries}
+        if unknown := sorted(set(self.mix.kind_weights) - set(KINDS) - there):
+            raise UsageError(f"a weight for the kind {unknown[0]}, there are {', '.join(sorted({*KINDS, *there}))}")
         self._draws = {}
         for kind, weight in self.mix.kind_weights.items():
             mine = [file for file in self.files.entries if file.kind == kind]
             if mine and weight > 0:
                 self._draws[kind] = _Draw(mine, self.mix)
         if not self._draws:
-            there = sorted({file.kind for file in self.files.entries})
             raise UsageError(
-                f"no audio of a kind with a weight: there is {', '.join(there)}, "
+                f"no audio of a kind with a weight: there is {', '.join(sorted(there))}, "
                 f"weights are {dict(self.mix.kind_weights)}"
             )
         weights = np.array([self.mix.kind_weights[kind] for kind in self._draws])

@@ -99,6 +99,7 @@ def evaluate_command(
     from .data import held_out_clips
     from .evaluation import Evaluation
     from .metrics import choose_metrics
+    from .opus import require_opus
 
     if output is not None and (output / "report.json").exists() and not force:
         raise OutputError(f"{output / 'report.json'} exists; -f overwrites it")
@@ -109,6 +110,8 @@ def evaluate_command(
     if bad := [n for n in [*counts, *most] if not 1 <= n <= codec.n_codebooks]:
         raise UsageError(f"the model has 1 to {codec.n_codebooks} codebooks, got {', '.join(map(str, bad))}")
     nominal = _bitrates(opus_nominal)
+    if against == "opus" or nominal:
+        require_opus()  # said before hours of work
     clips = held_out_clips(
         data, codec.sample_rate, split=split, kind=kind, clip_seconds=clip_seconds, clips_per_group=clips_per_group
     )

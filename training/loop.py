@@ -57,6 +57,9 @@ class Trainer:
     ) -> None:
         self.recipe, self.data, self.folder = recipe, list(data), folder
         self.processes = processes or Processes()
+        for batch in {recipe.batch, recipe.early_batch if recipe.early_steps else recipe.batch}:
+            if batch % self.processes.count:
+                raise UsageError(f"a batch of {batch} cannot be shared out among {self.processes.count} processes")
         self.device = self.processes.device
         self.log = log
         torch.manual_seed(recipe.seed)
@@ -64,7 +67,7 @@ class Trainer:
         if recipe.start != "plain":
             quiet_start(self.network)
         hold_still(self.network, recipe)
-        self.dtype = fastnet.choose_dtype(recipe.precision, self.device)
+        self.dtype = self.processes.first_one(fastnet.choose_dtype(recipe.precision, self.device))
         self.adversary = Adversary(recipe, self.processes, self.dtype) if recipe.adversarial else None
         self.objective = Objective(self.network, recipe, self.dtype, self.adversary).to(self.device)
         self.optimizers = Optimizers(self.network, recipe, self.dtype, self.processes)
@@ -198,14 +201,23 @@ class Trainer:
         return predictor is not None and predictor.without_effect
 
     def _check_before(self, budget: Budget) -> None:
+        if not self.processes.alike(self.step, self.begun, self.quantising):
+            raise UsageError(f"the processes begin at different steps, one at {self.step}: all need the run's folder")
         if self.recipe.freeze and (not self.quantising or self._to_predict):
             raise UsageError(
                 f"freeze {self.recipe.freeze}: codebooks {'and a predictor ' if self._to_predict else ''}would have to be "
                 "fitted first; start from weights that have them (--init, --from), or set model.predictor_dim=0"
             )
+        if self.recipe.freeze and not self.begun:
+            raise UsageError(f"freeze {self.recipe.freeze}: it was never trained; start from weights (--init, --from)")
         if budget.max_steps is not None and budget.max_steps <= self.origin[0]:
             raise UsageError(
                 f"{budget.max_steps} steps at most, but the run goes on from step {self.origin[0]}: ask for more"
+            )
+        share = self.recipe.discriminator.from_share
+        if self.adversary is not None and share > 0 and budget == Budget():
+            raise UsageError(
+                f"discriminators from {share:g} of the budget on, but the run has no end (--budget-minutes)"
             )
 
     def _wrap(self) -> None:
@@ -323,7 +335,7 @@ class Trainer:
         """Measure the averaged weights on held-out clips (first process only), log the result, keep the best so far."""
         if not self.processes.first:
             return {}
-        counts = self.recipe.valid_codebooks if self.quantising else (0,)
+        counts = self.recipe.measured_codebooks if self.quantising else (0,)
         network = DAC(self.recipe.model).to(self.device)
         self.average.copy_to(network)
         metrics = self._clips().metrics(network, counts, self.objective.spectral, self.dtype)

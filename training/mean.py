@@ -21,7 +21,10 @@ from .checkpoint import LATEST, load_checkpoint, save_checkpoint
 
 
 def mean_of_weights(weights: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of each tensor; of whole weights, not of their directions, where a weight norm takes them apart."""
+    """The mean of each tensor; of whole weights, not of their directions, where a weight norm takes them apart.
+
+    What is the same in all stays as it is, to the bit: a frozen quantiser keeps its fingerprint.
+    """
     whole = [_folded(tensors) for tensors in weights]
     mean = {name: torch.stack([tensors[name].float() for tensors in whole]).mean(0) for name in whole[0]}
     for name in [name for name in mean if name.endswith(".weight_v")]:
@@ -30,7 +33,15 @@ def mean_of_weights(weights: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor
         mean[name] = torch.where(
             lengths == 0, weights[0][name].float(), mean[name]
         )  # a row without length has a direction
+    for name in mean:
+        pair = (name, _length(name)) if name.endswith(".weight_v") else (name,)
+        if not name.endswith(".weight_g") and all(_alike(weights, part) for part in pair):
+            mean |= {part: weights[0][part].clone() for part in pair}
     return mean
+
+
+def _alike(weights: Sequence[Mapping[str, Tensor]], name: str) -> bool:
+    return all(torch.equal(tensors[name], weights[0][name]) for tensors in weights[1:])
 
 
 def _length(name: str) -> str:

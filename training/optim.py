@@ -163,8 +163,9 @@ class Optimizers:
         muon = [name for name, p in named.items() if recipe.optimizer == "muon" and _by_muon(name, p)]
         norms = {name.removesuffix("_v") + "_g" for name in muon}
         rest = [name for name in named if name not in muon]
-        # Decay only means something for plain matrices; alpha, bias and the norms of weight norm are kept free.
-        decayed = [name for name in rest if name.endswith(("weight_v", "codebook.weight"))]
+        # Decay only means something for plain matrices; alpha, bias and the norms of weight norm are kept free unless asked for.
+        matrices = ("weight_v", "codebook.weight")
+        decayed = [n for n in rest if n not in norms and (recipe.decay_all or n.endswith(matrices))]
         free = [name for name in rest if name not in decayed]
         # Older checkpoints: what AdamW had when it had Muon's norms too, and whether it still has it.
         self._kept = [name not in norms for name in decayed + free]

@@ -43,11 +43,26 @@ class Processes:
         torch.distributed.all_reduce(value, torch.distributed.ReduceOp.MAX)
         return bool(value.item())
 
+    def alike(self, *values: float) -> bool:
+        """Whether all processes give the same numbers."""
+        if self.count == 1:
+            return True
+        both = torch.tensor([*values, *(-value for value in values)], dtype=torch.float64, device=self.device)
+        torch.distributed.all_reduce(both, torch.distributed.ReduceOp.MAX)
+        most, least = both.split(len(values))
+        return bool((most == -least).all())
+
     def agree(self, values: list[Tensor]) -> None:
         """Everybody takes the first process's values, in place."""
         if self.count > 1:
             for value in values:
                 torch.distributed.broadcast(value, 0)
+
+    def first_one(self, dtype: torch.dtype) -> torch.dtype:
+        """The first process's type, float32 or bfloat16: what is measured may differ."""
+        half = torch.tensor(float(dtype == torch.bfloat16), device=self.device)
+        self.agree([half])
+        return torch.bfloat16 if half > 0 else torch.float32
 
     def gather(self, value: Tensor) -> Tensor:
         """All processes' `[B, ...]`, joined along the batch."""

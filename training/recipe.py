@@ -17,6 +17,21 @@ from .data import SHORTEST_CLIP, Mix
 from .settings import DiscriminatorSettings, GradientShares, LossWeights
 
 CONFIGS = Path(__file__).with_name("configs")
+_NOT_NEGATIVE = (
+    *("seed", "steps", "early_steps", "warmup_steps", "decay_from", "quantise_from", "restart_every", "refit_every"),
+    *(
+        "lr",
+        "muon_lr",
+        "weight_decay",
+        "gamma",
+        "clip",
+        "clip_norm",
+        "whiten",
+        "lift",
+        "restart_below",
+        "checkpoint_minutes",
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,8 @@ class Recipe:
     """Peak learning rate of Muon, which moves whole weights; 1e-3 was measured to be too much for a transform start."""
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.0
+    decay_all: bool = False
+    """Whether weights' norms, biases and Snakes decay too, as in the official recipe; else matrices alone."""
     warmup_steps: int = 100
     decay_from: int = 0
     """Step from which the learning rate falls with the square root of the step; 0 for never."""
@@ -138,10 +155,8 @@ class Recipe:
         for name in ("batch", "early_batch", "log_every", "valid_every", "valid_clips", "sample_every"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is {getattr(self, name)}, need at least 1")
-        if self.refit_every < 0 or not 0 <= self.sensitivity <= 1:
-            raise UsageError(
-                f"refit_every {self.refit_every} must be 0 or more, sensitivity {self.sensitivity} in 0..1"
-            )
+        if not 0 <= self.sensitivity <= 1:
+            raise UsageError(f"sensitivity {self.sensitivity} must lie in 0..1")
         if not 0 <= self.bypass <= 1 or not 0 <= self.start_whiten <= 1:
             raise UsageError(f"bypass {self.bypass} and start_whiten {self.start_whiten} must lie in 0..1")
         if not 0 <= self.cooldown <= 1 or not 0 <= self.ema < 1:
@@ -162,8 +177,9 @@ class Recipe:
             raise UsageError(f"valid_seconds {self.valid_seconds:g} are less than {SHORTEST_CLIP} samples")
         if not all(0 <= decay < 1 for decay in (*self.betas, self.codebook_decay)):
             raise UsageError(f"betas {self.betas} and codebook_decay {self.codebook_decay} must lie in 0..1")
-        if self.decay_from < 0:
-            raise UsageError(f"decay_from is {self.decay_from}, need 0 or more")
+        for name in _NOT_NEGATIVE:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise UsageError(f"{name} is {getattr(self, name)}, need 0 or more")
         if min(self.segment_seconds, self.early_segment_seconds) * self.model.sample_rate < SHORTEST_CLIP:
             raise UsageError(
                 f"segments must be at least {SHORTEST_CLIP} samples long: the widest window of the mel loss"
@@ -174,6 +190,11 @@ class Recipe:
         if step < self.early_steps:
             return self.early_batch, self.early_segment_seconds
         return self.batch, self.segment_seconds
+
+    @property
+    def measured_codebooks(self) -> tuple[int, ...]:
+        """`valid_codebooks` as far as the model has them."""
+        return tuple(sorted({min(count, self.model.n_codebooks) for count in self.valid_codebooks}))
 
     @property
     def adversarial(self) -> bool:

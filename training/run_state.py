@@ -60,7 +60,7 @@ def restore(run: Trainer, state: dict[str, Any], *, branch: bool) -> None:
     run.step, run.elapsed, run.audio_seconds = state["step"], state["elapsed"], state["audio_seconds"]
     run.origin = (run.step, run.elapsed) if branch else (int(state["origin"][0]), float(state["origin"][1]))
     run.quantising, run.begun = state["quantising"], True
-    run.best = state.get("best", float("inf"))
+    run.best = float("inf") if branch else state.get("best", float("inf"))  # of other data or losses, perhaps
     if run.adversary is not None and state.get("adversary") is not None:
         try:
             run.adversary.load_state_dict(state["adversary"])
@@ -82,4 +82,9 @@ def _restore_optimizers(run: Trainer, state: dict[str, Any]) -> None:
     if (state["optimizers"]["muon"] is None) != (run.optimizers.muon is None):
         was = state["recipe"]["optimizer"]
         raise UsageError(f"the checkpoint is of optimizer {was}, the config says {run.recipe.optimizer}")
-    run.optimizers.load_state_dict(state["optimizers"])
+    try:
+        run.optimizers.load_state_dict(state["optimizers"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise UsageError(
+            "the checkpoint's optimizer has other parameters than the config's (projections, decay_all)"
+        ) from error

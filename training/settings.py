@@ -126,6 +126,13 @@ class DiscriminatorSettings:
             good = len(band) == 2 and 0 <= band[0] < band[1] <= 1
             if not good or (self.fft_sizes and int(band[1] * narrowest) <= int(band[0] * narrowest)):
                 raise UsageError(f"band {band} must be two shares that rise, with a bin of every fft size in it")
+        if self.fft_sizes and not self.bands:
+            raise UsageError(f"no bands for fft sizes {self.fft_sizes}: need one at least")
+        if not all(0 <= beta < 1 for beta in self.betas) or min(self.weight_decay, self.from_step, self.ramp_steps) < 0:
+            raise UsageError(
+                f"betas {self.betas} must lie in 0..1, weight_decay {self.weight_decay}, from_step {self.from_step} and "
+                f"ramp_steps {self.ramp_steps} be 0 or more"
+            )
         if not 0 <= self.from_share <= 1 or min(self.width, self.lr, self.clip_norm) <= 0:
             raise UsageError(
                 f"from_share {self.from_share} must lie in 0..1, width {self.width}, lr {self.lr} and "

@@ -155,7 +155,7 @@ class ResidualQuantizer(nn.Module):
         `[B, T + 1, FRAMES * D]`.
         """
         assert self.predictor is not None
-        books = [self._quantizer(i) for i in range(min(int(depths.max()), self.predictor_codebooks))]
+        books = [self._quantizer(i) for i in range(min(int(depths.max()), self.n_codebooks, self.predictor_codebooks))]
         into = [(book.in_proj.weight[:, :, 0].t(), book.in_proj.bias) for book in books]
         directions = [F.normalize(book.codebook.weight.float(), dim=-1).t().contiguous() for book in books]
         vectors = [book.codebook.weight @ book.out_proj.weight[:, :, 0].t() + book.out_proj.bias for book in books]

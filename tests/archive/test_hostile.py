@@ -152,6 +152,13 @@ def test_bomb_is_refused_in_little_memory(name: str) -> None:
     assert peak_bytes(data) < MAX_BYTES
 
 
+def test_loudness_is_checked_in_little_memory() -> None:
+    data = forged(input_db=np.full(2_000_000, -20, np.float32))
+    with pytest.raises(BadDataError, match="1 rows of codes"):
+        Archive.load(data)
+    assert peak_bytes(data) < 3 * len(data)
+
+
 def test_shape_and_bytes_must_agree() -> None:
     good = Archive.load(SMALLEST).to_bytes()
     shape = b"(K\x01K\x01K\x08K\x01\x87"

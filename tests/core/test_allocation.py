@@ -147,6 +147,19 @@ def test_rows_that_idle_keep_their_place(kind: str) -> None:
 
 
 @CAUSAL
+def test_a_row_that_idles_does_not_hold_the_others_up(kind: str) -> None:
+    hop = GEOMETRIES[kind].hop_length
+    loud, quiet = torch.full((2, 1, hop), 0.5), torch.full((2, 1, hop), 1e-5)
+    both, alone = (codec(kind).encoder(batch=batch, vbr=True, together=True) for batch in (2, 1))
+    both.push(loud)
+    alone.push(loud[:1])
+    for _ in range(20):
+        codes = both.push(quiet, torch.tensor([True, False]))[0]
+        assert torch.equal(codes >= 0, alone.push(quiet[:1])[0] >= 0)
+    assert int((codes >= 0).sum()) == 1
+
+
+@CAUSAL
 def test_a_row_begins_anew_alone(kind: str) -> None:
     hop = GEOMETRIES[kind].hop_length
     audio = with_pauses(12 * hop, hop)[None, None].repeat(2, 1, 1)

@@ -127,6 +127,16 @@ def test_in_training_rows_of_any_depth_predict_from_their_own() -> None:
     assert float(share.unforeseen.detach()) > 0
 
 
+def test_a_model_may_have_fewer_codebooks_than_it_could_predict_from() -> None:
+    few = DAC(
+        ModelConfig(**{**CONFIG.to_dict(), "encoder_rates": (5, 2, 2), "decoder_rates": (2, 2, 5), "n_codebooks": 1})
+    )
+    randomize(few)
+    assert few.quantizer.predictor_codebooks > 1
+    quantized, _ = few.quantizer.foretold(noise(3, CONFIG.latent_dim, 15))
+    assert quantized.codes.shape == (3, 1, 15)
+
+
 @pytest.mark.parametrize("which", ["unforeseen", "drift"])
 def test_how_well_it_predicts_moves_the_predictor_alone(which: str) -> None:
     made = DAC(CONFIG)

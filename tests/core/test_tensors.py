@@ -80,3 +80,11 @@ def test_a_stream_of_arrays_is_one_elsewhere_too(engine: str) -> None:
         del saved["numpy"]  # as of a version that did not keep it
         other.load_state_dict(saved)
         assert isinstance(other.flush(), torch.Tensor)
+
+
+def test_audio_that_may_not_be_written_is_taken_without_a_warning(recwarn: pytest.WarningsRecorder) -> None:
+    model = codec("causal-predicted")
+    audio = np.frombuffer(noise(400).numpy().tobytes(), np.float32)
+    assert np.array_equal(model.encode(audio), model.encode(audio.copy()))
+    assert model.compress(audio, model.sample_rate).original_length == 400
+    assert not recwarn.list

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import signal
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from streamdac.config import DEFAULT, config_from_mapping, preset
-from streamdac.errors import BadDataError, NoInputError, UsageError
+from streamdac.errors import BadDataError, DeniedError, NoInputError, OutputError, UsageError
 from streamdac.weights import FORMAT, Weights, load_weights, save_weights
 
 from .models import GEOMETRIES, network
@@ -29,6 +30,7 @@ CONFIG = json.dumps(GEOMETRIES["causal"].to_dict())
         ({"format": "pt"}, "format 'pt', need 'streamdac-1'"),
         ({"format": FORMAT}, "no readable config"),
         ({"format": FORMAT, "config": "{"}, "no readable config"),
+        ({"format": FORMAT, "config": "[" * 100_000}, "no readable config"),
         ({"format": FORMAT, "config": "[]"}, "config is a list, need an object"),
         ({"format": FORMAT, "config": '{"encoder_dim": 1e9}'}, "encoder_dim is 1000000000.0"),
         ({"format": FORMAT, "config": CONFIG}, "tensors are missing, the first is decoder"),
@@ -100,6 +102,9 @@ def test_a_zip_that_is_not_as_torch_writes_it_is_refused_unread(tmp_path: Path, 
         ({"encoder_rates": 5}, "encoder_rates is 5"),
         ({"encoder_dim": "a", "encoder_rates": [1] * 40}, "encoder_dim is 'a'"),
         ({"encoder_rates": [1] * 100_000}, "need 1 to"),
+        ({"quantizer_dropout": 10**400}, "too large"),
+        ({"quantizer_dropout": torch.zeros(2)}, "model settings"),
+        ({"encoder_rates": [64] * 3, "decoder_rates": [64] * 3}, "a hop of 262144 samples, need at most 32768"),
     ],
 )
 def test_settings_of_a_wrong_kind_are_bad_data(settings: dict[str, Any], message: str) -> None:
@@ -126,6 +131,80 @@ def test_every_cut_of_a_file_is_bad_data(tmp_path: Path) -> None:
             (tmp_path / name).write_bytes(data[:at])
             with pytest.raises(BadDataError):
                 load_weights(tmp_path / name)
+
+
+KWARGS = {**GEOMETRIES["causal"].to_dict(), "latent_dim": 64}
+
+
+def saved(path: Path, pickled: bytes) -> Path:
+    """A file as torch writes it, but with this pickle."""
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("w/data.pkl", pickled)
+        file.writestr("w/version", "3\n")
+    return path
+
+
+def test_views_of_more_than_a_file_holds_are_refused(tmp_path: Path) -> None:
+    tensors = {"weight": torch.ones(1).expand(1 << 40)}
+    torch.save({"state_dict": tensors, "metadata": {"kwargs": KWARGS}}, tmp_path / "w.pth")
+    with pytest.raises(BadDataError, match=f"bytes whose tensors have {4 << 40}"):
+        load_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("tensor", [torch.zeros(3, device="meta"), torch.eye(3).to_sparse()], ids=["meta", "sparse"])
+def test_tensors_without_plain_values_are_refused(tmp_path: Path, tensor: torch.Tensor) -> None:
+    torch.save({"state_dict": {"x": tensor}, "metadata": {"kwargs": KWARGS}}, tmp_path / "w.pth")
+    with pytest.raises(BadDataError, match=r"it names 'torch\._utils _rebuild_"):
+        load_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.parametrize("entry", ["data.pkl", "DATA.PKL"])
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"\x80\x02cbuiltins\nbytearray\n\x8a\x05" + (12 << 30).to_bytes(5, "little") + b"\x85R.",
+        b"\x80\x04\x8c\x08builtins\x8c\tbytearray\x93\x8a\x05" + (12 << 30).to_bytes(5, "little") + b"\x85R.",
+        b"\x80\x02(ibuiltins\nbytearray\n.",
+    ],
+    ids=["by-name", "by-stack", "instance"],
+)
+def test_names_that_are_no_part_of_weights_are_refused_unused(tmp_path: Path, entry: str, pickled: bytes) -> None:
+    path = saved(tmp_path / "w.pth", pickled)
+    path.write_bytes(path.read_bytes().replace(b"data.pkl", entry.encode()))
+    with pytest.raises(BadDataError, match="it names"):
+        load_weights(path)
+
+
+def test_a_zip_at_the_end_of_another_format_does_not_let_it_in(tmp_path: Path) -> None:
+    content = {"state_dict": {}, "metadata": {"kwargs": KWARGS}}
+    torch.save(content, tmp_path / "w.pth", _use_new_zipfile_serialization=False)
+    decoy = saved(tmp_path / "decoy.zip", b"\x80\x02}.")
+    (tmp_path / "w.pth").write_bytes((tmp_path / "w.pth").read_bytes() + decoy.read_bytes())
+    with pytest.raises(BadDataError, match=r"not the zip which torch\.save writes"):
+        load_weights(tmp_path / "w.pth")
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may read everything")
+@pytest.mark.parametrize("name", ["w.pth", "w.safetensors"])
+def test_what_may_not_be_read_is_denied(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).touch(mode=0)
+    with pytest.raises(DeniedError, match="Permission denied"):
+        load_weights(tmp_path / name)
+
+
+def test_a_full_disk_is_an_error_of_output(tmp_path: Path) -> None:
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OutputError, match="cannot write"):
+            save_weights(tmp_path / "w.safetensors", Weights(GEOMETRIES["causal"], network("causal").state_dict()))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_missing_or_enormous_file_is_told_by_name_and_numbers(tmp_path: Path) -> None:

@@ -127,6 +127,13 @@ def test_wrong_arguments_are_refused_with_their_numbers(audio: Any, options: dic
 def test_any_integer_is_a_rate() -> None:
     found, audio = codec(SUBSET, "m24", "torch"), np.full(2_000, 0.1, np.float32)
     assert found.compress(audio, np.int64(16_000)) == found.compress(audio, 16_000)
+    assert found.compress(audio, n_codebooks=np.int64(2)) == found.compress(audio, n_codebooks=2)
+
+
+def test_half_precision_tensors_are_taken() -> None:
+    found, audio = codec(SUBSET, "m24", "torch"), torch.full((2_000,), 0.125)
+    for dtype in (torch.bfloat16, torch.float16):
+        assert found.compress(audio.to(dtype)) == found.compress(audio)
 
 
 def test_a_rate_that_no_archive_has_is_refused_before_anything_is_encoded(tmp_path: Path) -> None:

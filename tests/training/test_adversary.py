@@ -161,3 +161,9 @@ def test_mixed_precision_trains_on_a_gpu(audio_folder: Path, tmp_path: Path) -> 
     assert made.dtype == torch.bfloat16
     assert all(p.dtype == torch.float32 for p in made.network.parameters())
     assert np.isfinite(made.validate()["mel@2"])
+
+
+def test_discriminators_that_would_never_begin_are_refused(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run", *LIGHT, "discriminator.from_share=0.5")
+    with pytest.raises(UsageError, match=r"discriminators from 0\.5 of the budget on, but the run has no end"):
+        made.train(Budget())

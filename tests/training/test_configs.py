@@ -124,6 +124,7 @@ def test_final_configs_have_the_official_values(name: str, rate: int, hop: int, 
     assert (w.stft, w.waveform, w.l1) == (0, 0, 0)
     assert (d.periods, d.rates, d.fft_sizes) == ((2, 3, 5, 7, 11), (), (2048, 1024, 512))
     assert d.bands == ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))
+    assert (r.weight_decay, r.decay_all, d.weight_decay) == (0.01, True, 0.01)
     assert (d.lr, d.betas, d.clip_norm, r.clip_norm, r.clip) == (1e-4, (0.8, 0.99), 10, 1000, 0)
     assert (r.ema, r.quantise_from, r.restart_every, r.start, r.precision) == (0, 0, 0, "plain", "fp32")
 

@@ -1,6 +1,7 @@
 """The corpus: what is taken from a package, how clips are prepared, who is held out, what a broken fetch does."""
 
 import csv
+import os
 import shutil
 import subprocess
 from dataclasses import replace
@@ -204,6 +205,25 @@ def test_folders_of_one_name_do_not_replace_each_other(tmp_path: Path) -> None:
         corpus.build_corpus(tmp_path / "corpus", [], rate=RATE, extra=both[1:])
     shutil.rmtree(tmp_path / "one")  # moved, not another one
     corpus.build_corpus(tmp_path / "corpus", [], rate=RATE, extra=both[1:])
+
+
+def test_speakers_whose_names_a_folder_cannot_tell_apart_are_both_kept(tmp_path: Path) -> None:
+    for name in ("take 1-a", "take_1-a"):
+        write(tmp_path / "own" / f"{name}.wav", voice(3.0 if " " in name else 5.0))
+    corpus.build_corpus(tmp_path / "corpus", [], rate=RATE, extra=[tmp_path / "own"])
+    found = {row["path"]: float(row["seconds"]) for row in rows(tmp_path / "corpus")}
+    assert len(found) == 2
+    for path, seconds in found.items():
+        assert soundfile.info(tmp_path / "corpus" / path).duration == pytest.approx(seconds, abs=1e-3)
+
+
+def test_names_that_are_not_utf_8_are_taken_in(tmp_path: Path) -> None:
+    source = write(tmp_path / "own/a-0.wav", voice(3.0))
+    os.rename(source, os.fsencode(source.parent) + b"/caf\xe9-0.wav")
+    for _ in range(2):
+        corpus.build_corpus(tmp_path / "corpus", [], rate=RATE, extra=[tmp_path / "own"])
+    assert "caf\\udce9-0.wav" in (tmp_path / "corpus/sources.tsv").read_text("utf-8")
+    assert [row["split"] for row in rows(tmp_path / "corpus")] == ["train"]
 
 
 def test_a_corpus_has_one_rate(tmp_path: Path) -> None:

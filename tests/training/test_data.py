@@ -170,11 +170,11 @@ def test_clips_too_short_to_measure_are_left_out(tmp_path: Path) -> None:
 
 
 def test_clips_of_many_groups_are_limited_and_spread_over_them(tmp_path: Path) -> None:
-    for number in range(12):
+    for number in range(9):
         write(tmp_path / f"{number:02d}/0.wav", noise(0.3))
         write(tmp_path / f"{number:02d}/1.wav", noise(0.3))
     clips = held_out_clips(tmp_path, RATE, clip_seconds=0.3, clips_per_group=2, most=8)
-    assert [Path(clip.group).name for clip in clips] == ["00", "00", "03", "03", "06", "06", "09", "09"]
+    assert [Path(clip.group).name for clip in clips] == ["00", "00", "02", "02", "04", "04", "06", "06"]
 
 
 def test_a_corpus_without_held_out_files_does_with_those_of_another(kinds: Path, tmp_path: Path) -> None:
@@ -252,6 +252,7 @@ def test_impossible_batches_are_refused(folder: Path, arguments: dict) -> None:
         {"quiet_probability": 1.5},
         {"kind_weights": {}},
         {"kind_weights": {"speech": 0}},
+        {"kind_weights": {"speech": "much"}},
         {"tries": 0},
         {"narrow_weight": 0.0},
     ],
@@ -264,6 +265,11 @@ def test_impossible_mixes_are_refused(options: dict) -> None:
 def test_kinds_that_are_not_there_are_named(folder: Path) -> None:
     with pytest.raises(UsageError, match="there is speech, weights are"):
         SegmentSampler(folder, RATE, 0.4, 1, mix=Mix(kind_weights={"music": 1.0}))
+
+
+def test_a_kind_that_nobody_knows_is_refused(folder: Path) -> None:
+    with pytest.raises(UsageError, match="the kind musik, there are effects, music, speech"):
+        SegmentSampler(folder, RATE, 0.4, 1, mix=Mix(kind_weights={"speech": 1.0, "musik": 0.3}))
 
 
 @pytest.mark.parametrize("rate", [RATE, 12_000])
@@ -310,6 +316,26 @@ def test_a_plain_folder_holds_the_same_files_out_whatever_is_added(tmp_path: Pat
         soundfile.write(tmp_path / f"{number}.wav", noise, 8000)
     assert splits["valid"] <= {f.path for f in find_audio(tmp_path, "valid")}
     assert splits["train"] <= {f.path for f in find_audio(tmp_path, "train")}
+
+
+@pytest.mark.parametrize("name", ["clip_{:02d}.wav", "file{}.wav", "p225_{:03d}.wav", "a/{}/b.wav"])
+def test_numbered_files_are_held_out_too(tmp_path: Path, name: str, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(1, 61):
+        path = tmp_path / name.format(number)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.full(80, 0.1, np.float32), 8000)
+    held, kept = ({file.path for file in find_audio(tmp_path, split)} for split in ("valid", "train"))
+    assert 1 <= len(held) <= 9
+    assert len(held | kept) == len(held) + len(kept) == 60
+    assert not caplog.text
+
+
+def test_a_small_folder_says_that_nothing_is_held_out(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(80, 0.1, np.float32), 8000)
+    assert find_audio(tmp_path, "train") == find_audio(tmp_path, "test")
+    assert not caplog.text
+    find_audio(tmp_path, "valid")
+    assert "1 files, so none is held out" in caplog.text
 
 
 def test_clips_that_begin_with_silence_are_cut_further_in(tmp_path: Path) -> None:

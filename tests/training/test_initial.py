@@ -162,6 +162,27 @@ def test_what_was_never_fitted_cannot_be_frozen(audio_folder: Path, tmp_path: Pa
     assert not list((tmp_path / "run").iterdir())
 
 
+def test_what_was_never_trained_cannot_be_frozen(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run", "freeze=encoder", "quantise_from=0", "start=plain")
+    with pytest.raises(UsageError, match="never trained; start from weights"):
+        made.train(Budget(max_steps=4))
+
+
+def test_other_projections_are_refused(audio_folder: Path, tmp_path: Path) -> None:
+    state = trainer(audio_folder, tmp_path / "run").state_dict()
+    with pytest.raises(UsageError, match="optimizer has other parameters"):
+        trainer(audio_folder, tmp_path / "other", "projections=fitted").load_state_dict(state, branch=True)
+
+
+def test_a_branch_keeps_a_best_of_its_own(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path / "run")
+    made.best = 0.1
+    for branch, best in ((False, 0.1), (True, float("inf"))):
+        other = trainer(audio_folder, tmp_path / "other")
+        other.load_state_dict(made.state_dict(), branch=branch)
+        assert other.best == best
+
+
 def save_causal(path: Path, dtype: torch.dtype) -> Path:
     """The same weights, called causal: what the run began with."""
     from streamdac.weights import load_weights

@@ -9,9 +9,10 @@ import pytest
 import torch
 from click.testing import CliRunner
 
+from streamdac.codec import load
 from streamdac.errors import NoInputError, OutputError, UsageError
 from streamdac.nn.layers import fold_weight_norm
-from streamdac.training.checkpoint import LATEST, load_checkpoint
+from streamdac.training.checkpoint import LATEST, export_weights, load_checkpoint
 from streamdac.training.loop import Budget
 from streamdac.training.mean import average_command, mean_of_runs, mean_of_weights
 
@@ -63,6 +64,27 @@ def test_rows_of_no_length_stay_so() -> None:
     mean = mean_of_weights([weights, weights])
     torch.testing.assert_close(mean["a.weight_g"], weights["a.weight_g"])
     torch.testing.assert_close(whole(mean, "a"), whole(weights, "a"))
+
+
+def test_what_is_the_same_in_all_stays_so_to_the_bit() -> None:
+    torch.manual_seed(0)
+    v = torch.randn(64, 8, 1)
+    frozen = {"a.weight_v": v, "a.weight_g": torch.linalg.vector_norm(v, dim=(1, 2), keepdim=True), "b": torch.rand(5)}
+    runs = [{**frozen, "c": torch.randn(3)} for _ in range(3)]
+    mean = mean_of_weights(runs)
+    assert all(torch.equal(mean[name], value) for name, value in frozen.items())
+
+
+def test_the_mean_of_runs_with_a_frozen_encoder_keeps_their_fingerprint(audio_folder: Path, tmp_path: Path) -> None:
+    trainer(audio_folder, tmp_path / "trunk", "quantise_from=0").train(Budget(max_steps=2))
+    for seed in (1, 2):
+        branch = trainer(audio_folder, tmp_path / str(seed), f"seed={seed}", "quantise_from=0", "freeze=encoder")
+        branch.load_state_dict(load_checkpoint(tmp_path / "trunk"), branch=True)
+        branch.train(Budget(max_steps=4))
+    called(tmp_path / "1", tmp_path / "2", "-o", tmp_path / "mean")
+    for name in ("1", "mean"):
+        export_weights(load_checkpoint(tmp_path / name), tmp_path / f"{name}.safetensors")
+    assert load(tmp_path / "mean.safetensors").fingerprint == load(tmp_path / "1.safetensors").fingerprint
 
 
 def test_the_mean_goes_on_as_the_last_run_would(audio_folder: Path, tmp_path: Path, runs: list[Path]) -> None:

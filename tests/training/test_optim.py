@@ -152,6 +152,13 @@ def test_every_parameter_has_exactly_one_optimizer_and_only_matrices_decay() -> 
             assert id(parameter) not in decayed, name
 
 
+def test_officially_everything_decays() -> None:
+    network = DAC(MODEL)
+    optimizers = Optimizers(network, Recipe(model=MODEL, weight_decay=0.1, decay_all=True, optimizer="adamw"))
+    decayed = {id(p) for group in optimizers.adamw.param_groups if group["weight_decay"] for p in group["params"]}
+    assert decayed == {id(p) for p in network.parameters()}
+
+
 def test_fitted_projections_have_no_gradient_and_no_optimizer() -> None:
     network, recipe = DAC(MODEL), Recipe(model=MODEL, projections="fitted")
     hold_still(network, recipe)

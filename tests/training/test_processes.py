@@ -12,8 +12,13 @@ from typing import Any
 import pytest
 import torch
 
+from streamdac.errors import UsageError
 from streamdac.training.checkpoint import load_checkpoint
+from streamdac.training.loop import Trainer
+from streamdac.training.processes import Processes
+from streamdac.training.recipe import load_recipe
 
+from .conftest import TINY
 from .test_adversary import LIGHT
 from .test_loop import command, same, trainer
 
@@ -93,3 +98,24 @@ def test_two_processes_resume_where_they_stopped(audio_folder: Path, tmp_path: P
     run(audio_folder, tmp_path / "parts", 2, 5, *changes)
     parts = run(audio_folder, tmp_path / "parts", 2, 8, *changes)
     assert same({**whole, "elapsed": 0}, {**parts, "elapsed": 0})
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_share_the_runs_folder_are_told(audio_folder: Path, tmp_path: Path) -> None:
+    run(audio_folder, tmp_path / "0", 1, 2, *LIGHT)
+    words = command(audio_folder, tmp_path / "RANK", *(f"--set={change}" for change in LIGHT), "--max-steps=4")[3:]
+    script = tmp_path / "apart.py"
+    script.write_text(
+        "import os, sys\nfrom streamdac.training.__main__ import run\n"
+        f"sys.argv[1:] = [word.replace('RANK', os.environ['RANK']) for word in {words!r}]\nsys.exit(run())\n"
+    )
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
+    result = subprocess.run(line, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode != 0
+    assert "the processes begin at different steps" in result.stderr
+
+
+def test_a_batch_that_cannot_be_shared_out_is_refused_at_once(audio_folder: Path, tmp_path: Path) -> None:
+    for changes in (["batch=4"], ["batch=3", "early_steps=5", "early_batch=4"]):
+        with pytest.raises(UsageError, match="a batch of 4 cannot be shared out among 3 processes"):
+            Trainer(load_recipe("causal-24khz", [*TINY, *changes]), [audio_folder], tmp_path, processes=Processes(0, 3))

@@ -73,6 +73,14 @@ def test_settings_change_by_key_and_value() -> None:
         ("codebook_decay=2", "codebook_decay"),
         ("discriminator.periods=2", "periods is 2"),
         ("discriminator.bands=[0.5, 1]", "bands"),
+        ("discriminator.bands=[]", "no bands"),
+        ("discriminator.ramp_steps=-5", "ramp_steps -5"),
+        ("discriminator.betas=[2, 1]", "betas"),
+        ("warmup_steps=-5", "warmup_steps is -5"),
+        ("lr=-1", "lr is -1"),
+        ("muon_lr=-1e-4", "muon_lr is -0.0001"),
+        ("weight_decay=-1", "weight_decay is -1"),
+        ("mix.kind_weights.music=x", "kind weights must be numbers"),
     ],
 )
 def test_a_wrong_change_is_refused_by_name(change: str, said: str) -> None:
@@ -96,6 +104,11 @@ def test_an_unknown_or_broken_file_is_refused(tmp_path: Path) -> None:
     broken.write_text("{")
     with pytest.raises(UsageError, match="not JSON"):
         load_recipe(broken)
+
+
+def test_codebooks_that_the_model_lacks_are_not_measured() -> None:
+    assert load_recipe("causal-24khz", ["model.n_codebooks=6"]).measured_codebooks == (4, 6)
+    assert load_recipe("causal-24khz").measured_codebooks == (4, 8, 16)
 
 
 def test_early_steps_use_the_small_batches() -> None:
