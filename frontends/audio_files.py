@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
     from streamdac.frontend import Block
 
+    from .pipes import PcmSource
+
 # What libsndfile reads, by suffix; a directory is searched for these.
 SUFFIXES = frozenset(
     (".wav", ".wave", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".aifc", ".au", ".snd", ".caf", ".w64",
@@ -24,6 +26,9 @@ SUFFIXES = frozenset(
 _WRITTEN = {".wav": "WAV", ".flac": "FLAC", ".ogg": "OGG", ".oga": "OGG", ".w64": "W64", ".rf64": "RF64", ".aiff": "AIFF",
             ".aif": "AIFF", ".au": "AU", ".caf": "CAF", ".opus": "OGG", ".mp3": "MP3"}  # fmt: skip
 _SUBTYPES = {"OGG": "VORBIS", "MP3": "MPEG_LAYER_III"}
+_SIZES_OF_32_BITS = ("WAV", "AIFF")  # libsndfile writes beyond that without a word, and nobody can read it
+_MOST_BYTES = (1 << 32) - 4096  # of samples in those
+_BYTES = {"PCM_16": 2, "FLOAT": 4}
 _UNKNOWN = 1 << 60  # libsndfile's frame count where a file does not say
 
 
@@ -66,6 +71,14 @@ class FileSource:
             self.path.unlink(missing_ok=True)
 
 
+def open_file(path: Path) -> FileSource | PcmSource:
+    """The audio file at `path`, however long it is."""
+    from .pipes import open_long
+
+    _check_readable(path)
+    return open_long(path) or FileSource(path)
+
+
 def _check_readable(path: Path) -> None:
     """libsndfile does not say why it cannot open a file: find out first."""
     if path.is_dir():
@@ -79,16 +92,19 @@ def _check_readable(path: Path) -> None:
 
 
 class FileSink:
-    """A file that appears whole or not at all; 16-bit where the format has a choice, 32-bit float on request."""
+    """A file that appears whole or not at all; 16-bit where the format has a choice, 32-bit float on request.
+
+    One that would become longer than its format can say ends there, and is kept.
+    """
 
     def __init__(self, path: Path, *, sample_rate: int, channels: int, force: bool, as_float: bool = False) -> None:
         import soundfile
 
         if path.suffix.lower() not in _WRITTEN:
             raise UsageError(f"{path}: no format for suffix {path.suffix!r}; there are {', '.join(sorted(_WRITTEN))}")
-        form = _WRITTEN[path.suffix.lower()]
-        subtype = "OPUS" if path.suffix.lower() == ".opus" else _SUBTYPES.get(form, "FLOAT" if as_float else "PCM_16")
-        self._path = path
+        form, subtype = _format(path, as_float=as_float)
+        self._path, self._form, self._rate = path, form, sample_rate
+        self._most, self._written = _most_samples(form, subtype, channels), 0
         self._stack = ExitStack()
         self._pcm = subtype == "PCM_16"
         temporary = self._stack.enter_context(written_whole(path, force=force))
@@ -101,7 +117,19 @@ class FileSink:
             raise UsageError(f"{path}: {form} {subtype} of {channels} channels at {sample_rate} Hz: {error}") from error
 
     def write(self, block: Block) -> None:
-        """Out to the file; what does not fit into 16 bits is clipped."""
+        """Out to the file; what does not fit into 16 bits is clipped.
+
+        Raises:
+            OutputError: the disk is full, or the file is as long as it can be.
+        """
+        room = len(block) if self._most is None else self._most - self._written
+        self._put(block[:room])
+        if len(block) > room:
+            self.close()
+            seconds = self._written / self._rate
+            raise OutputError(f"{self._path} is full and has the first {seconds:.0f} s: {_ends(self._form)}")
+
+    def _put(self, block: Block) -> None:
         import soundfile
 
         from .wav import pcm16
@@ -109,6 +137,7 @@ class FileSink:
         try:
             # Rounded as in a pipe, so that both ways give the same samples.
             self._file.write(pcm16(block) if self._pcm else block)
+            self._written += len(block)
         except soundfile.LibsndfileError as error:
             raise OutputError(f"cannot write {self._path}: {error.error_string} (disk full?)") from error
 
@@ -126,6 +155,37 @@ class FileSink:
     def _abandon(self) -> None:
         with contextlib.suppress(_Abandoned):
             self._stack.__exit__(_Abandoned, _Abandoned(), None)
+
+
+def _format(path: Path, *, as_float: bool) -> tuple[str, str]:
+    """libsndfile's names."""
+    suffix = path.suffix.lower()
+    form = _WRITTEN[suffix]
+    return form, "OPUS" if suffix == ".opus" else _SUBTYPES.get(form, "FLOAT" if as_float else "PCM_16")
+
+
+def _most_samples(form: str, subtype: str, channels: int) -> int | None:
+    """That a file can hold; None where nobody will reach it."""
+    return _MOST_BYTES // (_BYTES[subtype] * channels) if form in _SIZES_OF_32_BITS else None
+
+
+def _ends(form: str) -> str:
+    return f"a {form} file ends at 4 GiB; .w64, .rf64 or .caf hold more"
+
+
+def check_length(path: Path, samples: int, *, sample_rate: int, channels: int, as_float: bool = False) -> None:
+    """Refuse early what would not fit.
+
+    Raises:
+        OutputError: the format at `path` cannot hold so many samples.
+    """
+    if path.suffix.lower() not in _WRITTEN:
+        return  # said by the sink
+    form, subtype = _format(path, as_float=as_float)
+    most = _most_samples(form, subtype, channels)
+    if most is not None and samples > most:
+        seconds, room = samples / sample_rate, most / sample_rate
+        raise OutputError(f"{path}: {seconds:.0f} s, there is room for {room:.0f} s: {_ends(form)}")
 
 
 class _Abandoned(Exception):

@@ -53,7 +53,7 @@ def plan_jobs(
     """
     found = [pair for name in inputs for pair in _expand(name, read)]
     single = output is not None and _is_single(output, known, sinks)
-    if single and (len(found) != 1 or Path(inputs[0]).is_dir()):
+    if single and (len(found) != 1 or found[0][0] != inputs[0]):  # not a folder of one file either
         raise UsageError(f"{len(found)} inputs cannot become the one file {output}: name a folder")
     jobs = [
         Job(source, output if single and output else _target(source, relative, output, made))

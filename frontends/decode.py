@@ -17,12 +17,13 @@ from streamdac.frontend import is_spec
 from streamdac.models import DEFAULT_OFFICIAL, find_model
 
 from . import archives
-from .audio_files import SUFFIXES, check_output
+from .audio_files import SUFFIXES, check_length, check_output
 from .batch import Job, plan_jobs
 from .official_options import official_model, official_options
 from .options import RAW_NAMES, force_option, load_codec, model_options, progress, quiet_option
 from .parallel import jobs_option, run_all, threads_each
 from .pipes import read_some
+from .rates import LEAST_RATE, MOST_RATE
 
 if TYPE_CHECKING:
     from io import BufferedReader
@@ -84,7 +85,7 @@ class Settings:
 @click.option("--raw", type=click.Choice(RAW_NAMES), default=None, help="Headerless PCM to stdout.")
 @click.option(
     "--rate",
-    type=click.IntRange(1_000, 768_000),
+    type=click.IntRange(LEAST_RATE, MOST_RATE),
     default=None,
     help="Streams: Hz of the output; the source's by default.",
 )
@@ -184,8 +185,16 @@ def _is_archive(stream: BufferedReader, source: str) -> bool:
 def _from_archive(settings: Settings, job: Job, stream: BinaryIO) -> None:
     if settings.rate is not None or settings.join:
         raise UsageError(f"{job.source} is an archive: --rate and --join are for streams")
-    whole = job.source if Path(job.source).is_file() else stream.read(_MOST)
-    archive = archives.read_archive(whole, settings.n_codebooks)
+    in_file = job.source != "-" and Path(job.source).is_file()  # not a pipe
+    archive = archives.read_archive(job.source if in_file else stream.read(_MOST), settings.n_codebooks)
+    if job.target != "-" and not is_spec(job.target):
+        check_length(
+            Path(job.target),
+            archive.original_length,
+            sample_rate=archive.sample_rate,
+            channels=archive.channels,
+            as_float=settings.as_float,
+        )
     threads = threads_each(settings.threads, settings.processes)
     codec = _codec(settings.model or DEFAULT_OFFICIAL, settings.device, settings.engine, threads)
     archives.decode_archive(

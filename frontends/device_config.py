@@ -56,6 +56,7 @@ class Opened:
     output_latency_ms: float
     one_clock: bool
     """Both ends are one device: nothing drifts."""
+    output_api: str = ""
 
 
 def memory_bytes(channels: int) -> int:

@@ -13,7 +13,7 @@ _BUILT_IN = ("built-in", "builtin", "internal", "macbook", "imac", "hda intel", 
 
 
 def choose(rows: Sequence[DeviceInfo], wanted: str, direction: str) -> DeviceInfo:
-    """The `direction` ("input" or "output") device that `wanted` names: an index, a part of a name, or "" for the default.
+    """The `direction` ("input" or "output") device that `wanted` names: an index, a part of `name, API`, or "" for the default.
 
     Raises:
         UnavailableError: there is none.
@@ -31,7 +31,8 @@ def choose(rows: Sequence[DeviceInfo], wanted: str, direction: str) -> DeviceInf
         found = [row for row in able if row.index == int(wanted)]
     else:
         found = [row for row in able if row.name == wanted]
-        found = found or [row for row in able if wanted.casefold() in f"{row.name}, {row.api}".casefold()]
+        found = found or [row for row in able if full_name(row.name, row.api) == wanted]
+        found = found or [row for row in able if wanted.casefold() in full_name(row.name, row.api).casefold()]
     if not found:
         there = ", ".join(f"{row.index} {row.name!r}" for row in able[:8])
         raise UnavailableError(f"no {direction} device {wanted!r}; there are {there} (see `streamdac devices`)")
@@ -39,6 +40,11 @@ def choose(rows: Sequence[DeviceInfo], wanted: str, direction: str) -> DeviceInf
         there = ", ".join(f"{row.index} {row.name!r} of {row.api}" for row in found[:8])
         raise UsageError(f"{wanted!r} fits {len(found)} {direction} devices: {there}; name it by its number")
     return found[0]
+
+
+def full_name(name: str | None, api: str) -> str:
+    """What `choose` tells a device by from one of the same name in another sound system; "" for no device."""
+    return f"{name}, {api}" if name else ""
 
 
 def may_feed_back(source: str | None, target: str | None) -> bool:

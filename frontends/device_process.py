@@ -151,6 +151,8 @@ def _check_channels(name: str, has: int, end: str, wanted: int) -> None:
 def _duplex(sd: Any, plan: Plan, device: DeviceInfo, callbacks: Callbacks) -> Any:
     outputs = _output_channels(plan, device)
     rate = _rate(sd.check_input_settings, device, plan.channels, plan.rate)
+    if rate == plan.rate:
+        rate = _rate(sd.check_output_settings, device, outputs, plan.rate)
     return sd.Stream(
         device=(device.index, device.index), channels=(plan.channels, outputs), samplerate=rate, dtype="float32",
         latency=plan.latency, blocksize=plan.block, callback=callbacks.duplex,
@@ -196,6 +198,7 @@ def _opened(
         input_latency_ms=latency(reader, 0) if reader else 0.0,
         output_latency_ms=latency(writer, 1) if writer else 0.0,
         one_clock=one_clock,
+        output_api=target.api if target else "",
     )
 
 

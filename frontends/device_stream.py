@@ -23,7 +23,14 @@ from .rings import Ring
 
 START_SECONDS = 20.0  # PortAudio asks every sound system on the machine
 STALLED_SECONDS = 1.0  # without a callback: the device is gone
-_MODULE = "streamdac.frontends.device_process"
+# Nothing out of the folder that the user happens to be in: Python 3.10 knows no PYTHONSAFEPATH.
+_PROGRAM = """
+import sys
+if sys.path[0] == "":
+    del sys.path[0]
+import runpy
+runpy.run_module("streamdac.frontends.device_process", run_name="__main__", alter_sys=True)
+"""
 
 
 class DeviceStream:
@@ -38,24 +45,20 @@ class DeviceStream:
     """
 
     def __init__(self, plan: Plan, *, start_seconds: float = START_SECONDS) -> None:
-        handle, name = tempfile.mkstemp(prefix="streamdac-", dir=_shared_folder())
-        self._path = Path(name)
-        try:
-            # Written, not only reserved: a full disk is an error here and not a crash later.
-            with open(handle, "wb", closefd=False) as file:
-                file.write(bytes(memory_bytes(plan.channels)))
-            self._memory = mmap.mmap(handle, memory_bytes(plan.channels))
-        finally:
-            os.close(handle)
+        self._path, self._memory = _shared_memory(memory_bytes(plan.channels))
         areas = ring_memory(self._memory, plan.channels)
         self.capture = Ring(plan.channels, areas[0])
         self.playback = Ring(plan.channels, areas[1])
-        self.plan = replace(plan, memory=name)
+        self.plan = replace(plan, memory=str(self._path))
         self.stopped: str | None = None
         """Why it stopped, once it has."""
         self._bell = threading.Semaphore(0)
         self._events: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()  # two lines at most
-        self._process = _start("run", json.dumps(asdict(self.plan)))
+        try:
+            self._process = _start("run", json.dumps(asdict(self.plan)))
+        except BaseException:
+            self._path.unlink()
+            raise
         self._reader = threading.Thread(target=self._read, name="device events", daemon=True)
         self._reader.start()
         try:
@@ -168,16 +171,43 @@ def list_devices() -> list[DeviceInfo]:
 
 
 def _start(*arguments: str) -> subprocess.Popen[bytes]:
-    # Its own session, so that Ctrl-C reaches us alone and the devices are closed in order; and nothing out of the folder
-    # that the user happens to be in.
-    return subprocess.Popen(
-        [sys.executable, "-m", _MODULE, *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        bufsize=0,
-        env={**os.environ, "PYTHONSAFEPATH": "1"},
-        start_new_session=True,
-    )
+    # Its own session, so that Ctrl-C reaches us alone and the devices are closed in order.
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-c", _PROGRAM, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            bufsize=0,
+            env={**os.environ, "PYTHONSAFEPATH": "1"},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise UnavailableError(f"the device process cannot be started: {error.strerror or error}") from error
+
+
+def _shared_memory(size: int) -> tuple[Path, mmap.mmap]:
+    """A new file of so many bytes, and the map of it.
+
+    Raises:
+        UnavailableError: there is no room for it.
+    """
+    path: Path | None = None
+    try:
+        handle, name = tempfile.mkstemp(prefix="streamdac-", dir=_shared_folder())
+        path = Path(name)
+        try:
+            # Written, not only reserved: a full disk is an error here and not a crash later.
+            with open(handle, "wb", closefd=False) as file:
+                file.write(bytes(size))
+            return path, mmap.mmap(handle, size)
+        finally:
+            os.close(handle)
+    except BaseException as error:
+        if path is not None:
+            path.unlink()
+        if isinstance(error, OSError):
+            raise UnavailableError(f"no memory to share with the device process: {error.strerror or error}") from error
+        raise
 
 
 def _shared_folder() -> str | None:

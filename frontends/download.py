@@ -80,8 +80,10 @@ def _alone(file: BinaryIO, path: Path) -> Iterator[None]:
         return
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
+    except BlockingIOError as error:
         raise UnavailableError(f"{path.name} is being downloaded by another process") from error
+    except OSError:  # a file system without locks
+        pass
     yield
 
 
@@ -99,7 +101,7 @@ def _fill(url: str, file: BinaryIO, label: str, *, quiet: bool) -> None:
             have = file.seek(start)
         with progress(total, label, quiet=quiet, unit="B") as bar:
             bar.update(have)
-            while data := response.read(min(_READ, _MAX_BYTES - have)):
+            while data := _read(response, min(_READ, _MAX_BYTES - have)):
                 file.write(data)
                 have += len(data)
                 bar.update(len(data))
@@ -119,6 +121,15 @@ def _open(url: str, have: int) -> Any:
         if error.headers.get("Content-Range") == f"bytes */{have}":
             return error  # all of it is there; a response as well
         return _open(url, 0)
+
+
+def _read(response: Any, count: int) -> bytes:
+    """Up to `count` bytes off the net: trouble there is none with the disk."""
+    try:
+        data: bytes = response.read(count)
+    except OSError as error:
+        raise urllib.error.URLError(error) from error
+    return data
 
 
 def _range(response: Any, have: int) -> tuple[int, int | None]:

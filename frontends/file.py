@@ -20,7 +20,7 @@ def open_source(rest: str, *, sample_rate: int | None = None, channels: int | No
 
 def source(path: str, *, raw: str | None = None, sample_rate: int | None = None, channels: int | None = None) -> Source:
     """A file or stdin; `raw`, with rate and channels, means headerless PCM on stdin. Or any frontend's source."""
-    from .audio_files import FileSource
+    from .audio_files import FileSource, open_file
     from .pipes import open_named, open_stdin
 
     if plugins.is_spec(path):
@@ -30,7 +30,7 @@ def source(path: str, *, raw: str | None = None, sample_rate: int | None = None,
     elif Path(path).is_fifo():
         name, opened = path, open_named(Path(path))
     else:
-        return FileSource(Path(path))
+        return open_file(Path(path))
     return FileSource(Path(opened), spool_of=name) if isinstance(opened, str) else opened
 
 

@@ -11,7 +11,7 @@ import click
 from streamdac.errors import BadDataError, UsageError
 from streamdac.files import unreadable
 
-from .audio_files import SUFFIXES, FileSource
+from .audio_files import SUFFIXES, open_file
 
 if TYPE_CHECKING:
     from streamdac.weights import Weights
@@ -73,7 +73,7 @@ def describe(target: str | None) -> dict[str, Any]:
 
 
 def _audio(path: Path) -> dict[str, Any]:
-    source = FileSource(path)
+    source = open_file(path)
     try:
         seconds = None if source.samples is None else round(source.samples / source.sample_rate, 3)
         return {"kind": "audio", "sample_rate": source.sample_rate, "channels": source.channels,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,12 +15,14 @@ from streamdac import frontend
 from streamdac.errors import UsageError
 from streamdac.files import written_whole
 
-from .audio_files import check_output
+from .audio_files import check_length, check_output
 from .options import force_option, load_codec, model_options, vbr_option
+from .rates import check_rate
 from .recording import recorded
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
+    from streamdac.frontend import Source
     from streamdac.protocols.netsim import Network
 
 
@@ -185,6 +188,16 @@ def _is(spec: str, name: str) -> bool:
     return spec == name or spec.startswith(f"{name}:")
 
 
+def _check_fits(source: Source, job: Job) -> None:
+    """Whether all that comes will fit into the output."""
+    rate, samples = source.sample_rate, source.samples
+    if job.seconds is not None:
+        wanted = math.ceil(job.seconds * rate)
+        samples = wanted if samples is None else min(samples, wanted)
+    if samples is not None and job.sink != "-" and not frontend.is_spec(job.sink):
+        check_length(Path(job.sink), samples, sample_rate=rate, channels=source.channels)
+
+
 def _between_files(codec: Codec, job: Job) -> None:
     """The loop of one thread."""
     from .loopback import Loop
@@ -193,6 +206,8 @@ def _between_files(codec: Codec, job: Job) -> None:
     complete = False
     with ExitStack() as stack:
         stack.callback(opened.close)
+        check_rate(opened.sample_rate, job.source)
+        _check_fits(opened, job)
         source = stack.enter_context(recorded(opened))
         sink = frontend.open_sink(job.sink, sample_rate=source.sample_rate, channels=source.channels, force=job.force)
         stack.callback(lambda: sink.close(complete=complete))
@@ -212,8 +227,9 @@ def _between_files(codec: Codec, job: Job) -> None:
             network=job.network,
             record=record,
         )
-        report = loop.run()
+        loop.run()
         complete = True
+    report = loop.report()
     if job.plot:
         from .plots import spectrograms
 

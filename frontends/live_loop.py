@@ -12,11 +12,12 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, BinaryIO
 
-from streamdac.errors import StreamdacError, UnavailableError
+from streamdac.errors import StreamdacError, UnavailableError, UsageError
 
 from .bridge import Bridge, Geometry, Process
 from .chain import Chain, Settings
 from .device_config import Plan
+from .device_names import full_name
 from .device_stream import DeviceStream
 from .live_status import Status, Totals
 
@@ -167,12 +168,13 @@ class LiveLoop:
         # By name: numbers change when something is plugged in. The default stays whatever is the default.
         options = self.options
         if options.source.isdecimal():
-            options = replace(options, source=opened.input or "")
+            options = replace(options, source=full_name(opened.input, opened.api))
         if options.target.isdecimal():
-            options = replace(options, target=opened.output or "")
+            options = replace(options, target=full_name(opened.output, opened.output_api))
         self.options = options
+        said = ""
         while not self._stop.wait(_RETRY_SECONDS):
-            with suppress(StreamdacError):
+            try:
                 stream = self._open()
                 # The totals have the old stream's counts.
                 self.stream = stream
@@ -182,6 +184,12 @@ class LiveLoop:
                 self.totals.reconnects += 1
                 self._notify(f"back on {stream.opened.input!r} and {stream.opened.output!r}")
                 return
+            except UsageError as error:  # time alone does not mend it
+                if str(error) != said:
+                    said = str(error)
+                    self._notify(said)
+            except StreamdacError:
+                pass
 
 
 def warm_up(codec: Codec, channels: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -44,8 +45,8 @@ class Report:
     total_p50_ms: float | None = None
     """Measured where paced: from a sample's time to its being written, for the oldest sample of each hop."""
     total_max_ms: float | None = None
-    realtime_factor: float = 0.0
-    """Seconds of audio per second of compute."""
+    realtime_factor: float | None = None
+    """Seconds of audio per second of compute; None where it ended before anything was heard of it."""
     late_hops: int | None = None
     """Hops whose compute ended after the next hop was complete."""
     snr_db: float | None = None
@@ -65,7 +66,7 @@ class Report:
             f"latency      algorithmic {self.algorithmic_ms:.1f} ms + resampling {self.resampling_ms:.1f} ms + compute "
             f"{self.compute_p50_ms:.2f} ms (p99 {self.compute_p99_ms:.2f}, max {self.compute_max_ms:.2f})",
             f"measured     p50 {fraction(self.total_p50_ms, 'ms')}, max {fraction(self.total_max_ms, 'ms')}",
-            f"speed        {self.realtime_factor:.1f} x real time",
+            f"speed        {fraction(self.realtime_factor, 'x real time')}",
         ]
         if self.snr_db is not None and self.log_spectral_distance_db is not None:
             lines.append(
@@ -97,8 +98,12 @@ class Loop:
     compute: Histogram = field(default_factory=Histogram)
     totals: Histogram = field(default_factory=Histogram)
 
-    def run(self) -> Report:
-        """Until the source ends or the user interrupts."""
+    def run(self) -> None:
+        """Until the source ends or the user interrupts.
+
+        Raises:
+            UsageError: the source gave no audio.
+        """
         from streamdac.protocols.netsim import Link, Network
 
         from .coding import StreamDecoding, StreamEncoding
@@ -132,7 +137,8 @@ class Loop:
         for block in self.decoding.finish():
             self._write(self._out.push(block))
         self._write(self._out.flush()[: self._read - self._written])
-        return self._report()
+        if not self._read:
+            raise UsageError("the source gave no audio")
 
     def _loop(self, rate: int) -> None:
         hop = self.codec.hop_length / self.codec.sample_rate
@@ -208,12 +214,11 @@ class Loop:
         """What the sink got, mixed down `[T]`."""
         return _joined(self._played)
 
-    def _report(self) -> Report:
+    def report(self) -> Report:
+        """What it measured, once it has run."""
         from streamdac.measure import log_spectral_distance_db, snr_db
 
         codec, seconds = self.codec, self._read / self.source.sample_rate
-        if not seconds:
-            raise UsageError("the source gave no audio")
         codebooks = self.codebooks or codec.n_codebooks
         report = Report(
             model=codec.name,
@@ -228,7 +233,7 @@ class Loop:
             compute_p50_ms=self.compute.percentile(50),
             compute_p99_ms=self.compute.percentile(99),
             compute_max_ms=self.compute.worst,
-            realtime_factor=1000 * seconds / self.compute.total,
+            realtime_factor=1000 * seconds / self.compute.total if self.compute.total else None,
         )
         if self._paced:
             report.total_p50_ms = self.totals.percentile(50)
@@ -236,7 +241,9 @@ class Loop:
             report.late_hops = self._late
         if self.keep:
             figures = snr_db(self.heard(), self.played()), log_spectral_distance_db(self.heard(), self.played())
-            report.snr_db, report.log_spectral_distance_db = (None if value != value else value for value in figures)
+            report.snr_db, report.log_spectral_distance_db = (
+                value if math.isfinite(value) else None for value in figures
+            )
         return report
 
 

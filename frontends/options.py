@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from .rates import LEAST_RATE, MOST_RATE
+
 if TYPE_CHECKING:
     from streamdac.codec import Codec
 
@@ -35,7 +37,9 @@ def raw_options(command: F) -> F:
     """--raw, --rate, --channels."""
     for option in (
         click.option("--channels", type=click.IntRange(1, 32), default=None, help="Of raw PCM on stdin."),
-        click.option("--rate", type=click.IntRange(1_000, 768_000), default=None, help="Hz, of raw PCM on stdin."),
+        click.option(
+            "--rate", type=click.IntRange(LEAST_RATE, MOST_RATE), default=None, help="Hz, of raw PCM on stdin."
+        ),
         click.option("--raw", type=click.Choice(RAW_NAMES), default=None, help="Headerless PCM in the pipe."),
     ):
         command = option(command)

@@ -6,9 +6,12 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 
 import click
 
@@ -18,7 +21,9 @@ from streamdac.frontend import is_spec
 from .batch import Job, run_jobs
 from .options import progress
 
+_SAFE_PATH: bool = sys.version_info >= (3, 11)  # Python heeds PYTHONSAFEPATH
 _TERMINATED = 143
+_UNWIND_SECONDS = 5.0  # that a worker has to remove its half-written file
 
 jobs_option = click.option(
     "-j", "--jobs", "processes", type=click.IntRange(1, 256), default=1, show_default=True, help="Files done at once."
@@ -51,9 +56,14 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], None], *, processes: int,
             name = "stdin" if job.source == "-" else job.source
             raise UsageError(f"{name} among {len(jobs)} inputs is read by one process only: leave out --jobs")
     # Forking after torch has started threads may hang: spawn.
-    pool = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"), initializer=_begin)
+    here = os.getcwd()
+    with _nothing_from_here():
+        pool = ProcessPoolExecutor(
+            processes, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(here,)
+        )
     try:
-        futures = {pool.submit(_run, work, job): job for job in jobs}
+        with _nothing_from_here():  # the first jobs start the processes
+            futures = {pool.submit(_run, work, job): job for job in jobs}
         failed = _report(futures, quiet=quiet)
     except BaseException:
         for child in multiprocessing.active_children():
@@ -62,6 +72,29 @@ def run_all(jobs: Sequence[Job], work: Callable[[Job], None], *, processes: int,
     finally:
         pool.shutdown(cancel_futures=True)
     return 1 if failed else 0
+
+
+@contextmanager
+def _nothing_from_here() -> Iterator[None]:
+    """Processes that are started meanwhile import no `pickle.py` out of the folder that the user happens to be in."""
+    if _SAFE_PATH:
+        before = os.environ.get("PYTHONSAFEPATH")
+        os.environ["PYTHONSAFEPATH"] = "1"
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["PYTHONSAFEPATH"]
+            else:
+                os.environ["PYTHONSAFEPATH"] = before
+        return
+    # Started in the standard library's own folder, they find nothing else there; they go back before they do any work.
+    here = os.getcwd()
+    os.chdir(os.path.dirname(os.__file__))
+    try:
+        yield
+    finally:
+        os.chdir(here)
 
 
 def _report(futures: dict[Future[None], Job], *, quiet: bool) -> int:
@@ -87,12 +120,29 @@ class _Worker:
     """Of one process."""
 
     ended = False  # terminated: a job that waits in the queue is not begun
+    orphan = False
 
 
-def _begin() -> None:
-    """Of a worker: Ctrl-C is for the parent, which then ends the workers in order."""
+def _begin(folder: str) -> None:
+    """Of a worker: in the parent's folder. Ctrl-C is for the parent, which then ends the workers in order."""
+    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A parent that was killed sends no SIGTERM, and no job ever after."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    _Worker.orphan = True
+    if hasattr(signal, "pthread_kill"):
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGTERM)  # the one that may be waiting
+    time.sleep(_UNWIND_SECONDS)
+    os._exit(_TERMINATED)
 
 
 def _end(*_: object) -> None:
@@ -103,4 +153,8 @@ def _end(*_: object) -> None:
 def _run(work: Callable[[Job], None], job: Job) -> None:
     if _Worker.ended:
         sys.exit(_TERMINATED)
-    work(job)
+    try:
+        work(job)
+    finally:
+        if _Worker.orphan:
+            os._exit(_TERMINATED)  # to nobody an answer is sent, and from nobody another job comes

@@ -6,6 +6,8 @@ import os
 import stat
 import sys
 import tempfile
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -13,7 +15,7 @@ import numpy as np
 
 from streamdac.errors import BadDataError, UsageError
 
-from .wav import RAW_FORMATS, Block, SampleFormat, UnreadWavError, WavHeader, header, read_header
+from .wav import RAW_FORMATS, SOX_UNKNOWN, Block, SampleFormat, UnreadWavError, WavHeader, header, read_header
 
 
 class PcmSource:
@@ -129,6 +131,22 @@ def _spool(start: bytes, stream: BinaryIO) -> str:
             os.unlink(file.name)
             raise
     return file.name
+
+
+def open_long(path: Path) -> PcmSource | None:
+    """A WAV that is longer than its header can say, to its end: libsndfile stops at 4 GiB. None for any other file."""
+    size = path.stat().st_size
+    if size < SOX_UNKNOWN:
+        return None
+    stream = path.open("rb")
+    found: WavHeader | None = None
+    with suppress(BadDataError):  # another format, or a kind of WAV that is not read here
+        found = read_header(stream)
+    if found is None or found.samples is not None:
+        stream.close()
+        return None
+    samples = (size - stream.tell()) // (found.channels * found.format.width)
+    return PcmSource(stream, replace(found, samples=samples), name=str(path), owned=True)
 
 
 class PcmSink:

@@ -140,9 +140,20 @@ class Ring:
         self._n[_READ] += level
         self._n[_OFFSET] -= level
 
+    def skip(self) -> None:
+        """Leave out the oldest where there is too much; the reader's, and counted."""
+        level, limit = self.level, self.limit
+        if level > limit:
+            # Down to half of the limit, so that it is one hole and not one at every call.
+            excess = level - limit // 2
+            self._n[_READ] += excess
+            self._n[_OFFSET] -= excess
+            self._n[_OVERRUNS] += 1
+            self._n[_DROPPED] += excess
+
     def take(self, samples: int) -> Block | None:
         """The next `samples`, as a copy; None while there are fewer. For a reader that can come back: no fills."""
-        self._skip()
+        self.skip()
         if self.level < samples:
             return None
         block = np.empty((samples, self.channels), np.float32)
@@ -154,7 +165,7 @@ class Ring:
         clock = int(self._n[_READ] + self._n[_OFFSET])
         self._stamp(self._read_stamps, self._reads, clock, now)
         self._reads += 1
-        self._skip()
+        self.skip()
         count = min(len(out), self.level)
         if count:
             self._copy(out[:count])
@@ -173,16 +184,6 @@ class Ring:
     def read_stamp(self) -> tuple[int, float] | None:
         """The reader's clock and the time at the start of its last call."""
         return self._stamped(self._read_stamps)
-
-    def _skip(self) -> None:
-        level, limit = self.level, self.limit
-        if level > limit:
-            # Down to half of the limit, so that it is one hole and not one at every call.
-            excess = level - limit // 2
-            self._n[_READ] += excess
-            self._n[_OFFSET] -= excess
-            self._n[_OVERRUNS] += 1
-            self._n[_DROPPED] += excess
 
     def _copy(self, out: Block) -> None:
         at = int(self._n[_READ]) % CAPACITY

@@ -13,6 +13,10 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
+from streamdac.errors import UsageError
+
+from .rates import LEAST_RATE, MOST_RATE
+
 Block = npt.NDArray[np.float32]  # [T, C]
 
 _ZEROS = 32  # zero crossings on either side
@@ -21,6 +25,7 @@ _BETA = 8.0
 _FEW = 8  # filters: more are gathered
 _NEAR = 1e-7  # of a sample
 _CUTOFF = 0.92  # of the lower Nyquist frequency
+_MOST_RATIO = 64  # of the rates: a bank of 8 MB
 
 
 @lru_cache(maxsize=8)
@@ -45,9 +50,18 @@ class VariableResampler:
         rate_in: Hz.
         rate_out: Hz.
         channels: columns.
+
+    Raises:
+        UsageError: rates, or a ratio of them, that no audio needs.
     """
 
     def __init__(self, rate_in: int, rate_out: int, channels: int) -> None:
+        low, high = sorted((rate_in, rate_out))
+        if low < LEAST_RATE or high > MOST_RATE or high > _MOST_RATIO * low:
+            raise UsageError(
+                f"cannot convert {rate_in} Hz to {rate_out} Hz: need {LEAST_RATE} to {MOST_RATE} Hz, "
+                f"of which one is at most {_MOST_RATIO} times the other"
+            )
         self.speed = 1.0
         """How much faster than real time the input is used up: above 1 gives fewer samples."""
         self._step = rate_in / rate_out

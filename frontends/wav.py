@@ -16,11 +16,11 @@ from streamdac.errors import BadDataError
 
 Block = npt.NDArray[np.float32]
 UNKNOWN = 0xFFFFFFFF  # a length that the writer did not know
-_SOX_UNKNOWN = 0x7FFFF000  # SoX's, in whole blocks
+SOX_UNKNOWN = 0x7FFFF000  # SoX's, in whole blocks
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _MAX_CHANNELS = 32
 _MAX_RATE = 768_000
-_MAX_CHUNK_SKIPPED = 1 << 26
+_MAX_HEADER = 1 << 26  # bytes before the samples, in all
 
 
 @dataclass(frozen=True)
@@ -109,8 +109,10 @@ def _read_header(reader: _Exact) -> WavHeader:
         name, size = struct.unpack("<4sI", reader.take(8))
         if name == b"data":
             break
-        if size > _MAX_CHUNK_SKIPPED:
-            raise BadDataError(f"WAV: chunk {name!r} of {size} bytes before the samples")
+        if (taken := len(reader.taken)) + size > _MAX_HEADER:
+            raise BadDataError(
+                f"WAV: chunk {name!r} of {size} bytes after {taken} others before the samples, at most {_MAX_HEADER} are read"
+            )
         body = reader.take(size + size % 2)
         if name == b"fmt ":
             found = _parse_format(body)
@@ -119,7 +121,7 @@ def _read_header(reader: _Exact) -> WavHeader:
     rate, channels, form = found
     samples = size // (form.width * channels)
     # Pipes are written with 0 or the largest number for a length that is not known yet.
-    unknown = size == 0 or size >= UNKNOWN - 64 or samples == _SOX_UNKNOWN // (form.width * channels)
+    unknown = size == 0 or size >= UNKNOWN - 64 or samples == SOX_UNKNOWN // (form.width * channels)
     return WavHeader(rate, channels, form, None if unknown else samples)
 
 

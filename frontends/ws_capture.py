@@ -12,8 +12,9 @@ import numpy.typing as npt
 from streamdac.errors import UsageError
 
 from .hops import HopEncoder, runs
+from .rates import check_rate
 from .varirate import VariableResampler
-from .ws_timetable import Timetable
+from .ws_timetable import LOST_SECONDS, Timetable
 from .ws_worker import Worker
 
 if TYPE_CHECKING:
@@ -99,9 +100,12 @@ class Capture(Worker):
 
     def _read_all(self) -> None:
         rate = self.source.sample_rate
+        check_rate(rate, "the source")
         hop = self.codec.hop_length / self.codec.sample_rate * rate  # samples of the source
         table, hops = Timetable(self.codec.hop_length / self.codec.sample_rate, time.monotonic()), 0
+        lost = 0  # samples of the source
         while not self.stopping.is_set():
+            lost = self._pass_over(lost, hop)
             asked = time.monotonic()
             block = self._next(round((hops + 1) * hop) - round(hops * hop))
             if block is None:
@@ -117,6 +121,16 @@ class Capture(Worker):
         self._hand_over(self._hops.flush())
         hops_rate = self.codec.sample_rate if self._resampler else rate
         self.call(self._ended, -(-self._hops.taken * self.codec.sample_rate // hops_rate))
+
+    def _pass_over(self, lost: int, hop: float) -> int:
+        """Mute what a device has lost, and what it had before, once that is worth a Mute; the samples that are left of it."""
+        tell = getattr(self.source, "lost", None)  # a microphone has it
+        lost += tell() if tell else 0
+        if lost < LOST_SECONDS * self.source.sample_rate:
+            return lost
+        frames = int(lost / hop)
+        self.call(self._mute, frames)
+        return lost - round(frames * hop)
 
     def _next(self, samples: int) -> Block | None:
         """One hop of the source, put together from what it gives."""

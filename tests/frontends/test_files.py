@@ -276,3 +276,9 @@ def test_damage_inside_a_file_is_bad_data(run: Run, tmp_path: Path) -> None:
     assert result.code == 65
     assert f"{tmp_path / 'a.flac'}: damaged at sample" in result.err
     assert not (tmp_path / "a.sdac").exists()
+
+
+def test_a_folder_of_one_file_does_not_become_a_file(run: Run, tmp_path: Path) -> None:
+    write(tmp_path / "in" / "a.wav", noise(HOP))
+    result = run("encode", tmp_path / "in", "-o", tmp_path / "out.sdac")
+    assert (result.code, "1 inputs cannot become the one file" in result.err) == (2, True)

@@ -104,3 +104,19 @@ def test_another_frontend_among_files_is_for_one_process(run: Run, tmp_path: Pat
     assert (result.code, "tone:440,0.1 among 2 inputs" in result.err, (tmp_path / "out").exists()) == (2, True, False)
     run(*words).ok()
     assert names(tmp_path / "out") == {"in.sdac", "tone.sdac"}
+
+
+def test_a_file_called_as_stdin_is_not_meant_by_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = tmp_path / "in.dac"
+    run("encode", write(tmp_path / "in.wav", noise(HOP)), "-o", archive).ok()
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "-").write_bytes(b"no archive")
+    monkeypatch.chdir(tmp_path / "here")
+    run("decode", "-", "-o", "a.wav", stdin=archive.read_bytes()).ok()
+
+
+def test_a_folder_called_as_stdin_is_not_meant_by_it(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = write(tmp_path / "in.wav", noise(HOP))
+    (tmp_path / "-").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run("encode", "-", "-o", "a.sdac", stdin=source.read_bytes()).ok()

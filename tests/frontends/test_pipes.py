@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamdac.errors import BadDataError
+from streamdac.frontends import wav as wav_module
 from streamdac.frontends.pipes import PcmSource
 from streamdac.frontends.wav import UNKNOWN, SampleFormat, header, read_header
 
@@ -265,3 +266,13 @@ def test_a_named_pipe_is_read_as_stdin_is(run: Run, tmp_path: Path, form: str) -
     assert (result.code, result.err) == (65, f"streamdac: {pipe} is empty\n")
     result = run("info", pipe)
     assert (result.code, "is a pipe, need a file" in result.err) == (2, True)
+
+
+@pytest.mark.parametrize("each", [0, 100])
+def test_a_header_without_end_is_given_up(monkeypatch: pytest.MonkeyPatch, each: int) -> None:
+    monkeypatch.setattr(wav_module, "_MAX_HEADER", 10_000)
+    chunk = struct.pack("<4sI", b"junk", each) + bytes(each)
+    stream = io.BytesIO(b"RIFF1234WAVE" + 5_000 * chunk)
+    with pytest.raises(BadDataError, match=f"chunk b'junk' of {each} bytes after .* at most 10000 are read"):
+        read_header(stream)
+    assert stream.tell() <= 10_000 + 8

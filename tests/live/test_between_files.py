@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import struct
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,11 @@ import soundfile
 
 import streamdac
 from streamdac import cli
+from streamdac.codec import Codec
+from streamdac.frontends.loopback import Loop
+from streamdac.frontends.null import NullSink, Silence
+from streamdac.frontends.tone import Tone
+from tests.golden.cases import SETS
 
 RATE, HOP = 24_000, 320
 
@@ -103,3 +110,63 @@ def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     code = cli.main(["live", "-i", "tone:440,1", "--no-pace", "--record-codes", str(tmp_path / "a.sdac")])
     assert code == 74
     assert (tmp_path / "a.sdac").read_bytes() == b"precious"
+
+
+@pytest.mark.parametrize("rate", [1, 999, 768_001, 2_000_000_000])
+def test_a_rate_that_nobody_records_at_is_one_line(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, rate: int
+) -> None:
+    write(tmp_path / "in.wav", RATE, 100)
+    data = bytearray((tmp_path / "in.wav").read_bytes())
+    data[24:28] = struct.pack("<I", rate)
+    (tmp_path / "in.wav").write_bytes(data)
+    code = cli.main(["live", "-i", str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav"), "--no-pace"])
+    err = capsys.readouterr().err
+    assert (code, err) == (65, f"streamdac: {tmp_path / 'in.wav'} has {rate} Hz, need 1000 to 768000 Hz\n")
+    assert not (tmp_path / "out.wav").exists()
+
+
+def test_what_is_shorter_than_the_look_ahead_comes_back_whole(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write(tmp_path / "in.wav", RATE, 300)
+    report = live(
+        capsys, "-i", tmp_path / "in.wav", "-o", tmp_path / "out.wav", "--no-pace", "--model", SETS[0].weights("m24")
+    )
+    assert soundfile.info(tmp_path / "out.wav").frames == 300
+    assert report["realtime_factor"] is None
+
+
+class Interrupted(Tone):
+    """Ctrl-C in the first hop."""
+
+    def read(self, samples: int) -> np.ndarray | None:
+        if self._at:
+            raise KeyboardInterrupt
+        return super().read(100)
+
+
+def test_an_interrupt_in_the_first_hop_is_an_end_with_a_report(codec: Codec) -> None:
+    loop = Loop(codec, Interrupted(440.0, 1.0, RATE, 1), NullSink())
+    loop.run()
+    report = loop.report()
+    assert report.realtime_factor is None
+    assert "speed        not measured" in report.lines()
+
+
+def test_figures_that_are_not_finite_are_none(codec: Codec) -> None:
+    """JSON has no infinity."""
+    loop = Loop(codec, Silence(0.1, RATE, 1), NullSink(), pace=False)
+    loop.run()
+    assert not loop.heard().any()
+    assert loop.played().any()
+    json.dumps(asdict(loop.report()), allow_nan=False)
+
+
+def test_a_report_that_fails_costs_no_audio(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(Loop, "report", lambda loop: 1 / 0)
+    write(tmp_path / "in.wav", RATE, 1_000)
+    assert cli.main(["live", "-i", str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav"), "--no-pace"]) == 1
+    assert soundfile.info(tmp_path / "out.wav").frames == 1_000

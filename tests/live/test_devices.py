@@ -36,12 +36,23 @@ ROWS = [
     device(2, "Built-in", default=True),
     device(3, "HDMI", inputs=0),
     device(4, "HDMI 2", inputs=0, api="JACK"),
+    device(5, "Twin", outputs=0),
+    device(6, "Twin", outputs=0, api="JACK"),
+    device(7, "Siamese Twin", outputs=0),
 ]
 
 
 @pytest.mark.parametrize(
     ("wanted", "direction", "index"),
-    [("", "input", 2), ("1", "input", 1), ("camera", "input", 1), ("HDMI", "output", 3), ("jack", "output", 4)],
+    [
+        ("", "input", 2),
+        ("1", "input", 1),
+        ("camera", "input", 1),
+        ("HDMI", "output", 3),
+        ("jack", "output", 4),
+        ("Twin, ALSA", "input", 5),
+        ("Twin, JACK", "input", 6),
+    ],
 )
 def test_a_device_is_named_by_number_or_part_of_its_name(wanted: str, direction: str, index: int) -> None:
     assert choose(ROWS, wanted, direction).index == index
@@ -88,6 +99,7 @@ def query_devices():
     return [row | {"default_low_input_latency": 0.01, "default_low_output_latency": 0.01}]
 def check_input_settings(**settings):
     pass
+check_output_settings = check_input_settings
 def Stream(**settings):
     raise PortAudioError("Error opening Stream: Device unavailable [PaErrorCode -9985]")
 def _terminate():

@@ -6,6 +6,7 @@ import soxr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamdac.errors import UsageError
 from streamdac.frontends.varirate import LiveConverter, VariableResampler
 
 RATES = [(48_000, 24_000), (24_000, 48_000), (44_100, 24_000), (24_000, 44_100), (16_000, 24_000), (24_000, 24_000)]
@@ -90,3 +91,10 @@ def test_a_converted_stream_has_its_length(rate_in: int, rate_out: int, samples:
     converter = LiveConverter(rate_in, rate_out, 1)
     out = np.concatenate([converter.push(tone(100, rate_in, samples)), converter.flush()])
     assert len(out) == -(-samples * rate_out // rate_in)
+
+
+@pytest.mark.parametrize("rates", [(1, 24_000), (24_000, 1), (2_000_000_000, 24_000), (24_000, 999), (768_000, 11_999)])
+def test_what_no_audio_needs_is_refused_with_the_numbers(rates: tuple[int, int]) -> None:
+    """The filters would take gigabytes."""
+    with pytest.raises(UsageError, match=f"cannot convert {rates[0]} Hz to {rates[1]} Hz: need 1000 to 768000 Hz"):
+        VariableResampler(*rates, 1)

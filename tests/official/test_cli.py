@@ -16,6 +16,7 @@ import soundfile
 
 from streamdac.archive import Archive
 from streamdac.cli import main
+from streamdac.frontends import audio_files
 
 from .models import SUBSET, codec
 
@@ -336,3 +337,14 @@ def test_codec_and_command_line_agree(tmp_path: Path) -> None:
     assert run("decode", tmp_path / "a.dac", "-o", tmp_path / "b.wav", *OFFICIAL, "--float") == 0
     audio = soundfile.read(tmp_path / "b.wav", dtype="float32", always_2d=True)[0]
     np.testing.assert_array_equal(audio.T[None], found.decompress(tmp_path / "a.dac"))
+
+
+def test_an_archive_too_long_for_its_file_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("encode", write(tmp_path / "a.wav", 4_000), "-o", tmp_path / "a.dac", *OFFICIAL) == 0
+    monkeypatch.setattr(audio_files, "_MOST_BYTES", 7_000)
+    assert run("decode", tmp_path / "a.dac", "-o", tmp_path / "b.wav", *OFFICIAL) == 74
+    assert "there is room for 0 s: a WAV file ends at 4 GiB" in capsys.readouterr().err
+    assert not (tmp_path / "b.wav").exists()
+    assert run("decode", tmp_path / "a.dac", "-o", tmp_path / "b.w64", *OFFICIAL) == 0

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import http.client
 import io
+import os
 import pickle
 import socket
 import zipfile
@@ -228,3 +232,45 @@ def test_what_is_no_plain_weights_file_is_not_converted(
         capsys.readouterr().err
     )
     assert not path.with_suffix(".safetensors").exists()
+
+
+def test_a_disk_without_locks_is_no_second_download(
+    mirror: Mirror, weights: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def flock(file: object, how: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    mirror.files[PATH] = weights
+    assert download() == 0
+
+
+def test_a_second_download_at_once_is_refused(mirror: Mirror, capsys: pytest.CaptureFixture[str]) -> None:
+    cached().parent.mkdir(parents=True)
+    with (cached().parent / f".{cached().name}.part").open("ab") as first:
+        fcntl.flock(first, fcntl.LOCK_EX)
+        assert download() == UNAVAILABLE
+    assert "is being downloaded by another process" in one_line(capsys.readouterr().err)
+
+
+def test_a_net_that_breaks_down_is_not_taken_for_a_disk(
+    mirror: Mirror, weights: bytes, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def read(response: object, count: int) -> bytes:
+        raise OSError(errno.EHOSTUNREACH, os.strerror(errno.EHOSTUNREACH))
+
+    monkeypatch.setattr(http.client.HTTPResponse, "read", read)
+    mirror.files[PATH] = weights
+    assert download() == UNAVAILABLE
+    assert os.strerror(errno.EHOSTUNREACH) in one_line(capsys.readouterr().err)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_is_not_taken_for_the_net(
+    mirror: Mirror, weights: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirror.files[PATH] = weights
+    cached().parent.mkdir(parents=True)
+    (cached().parent / f".{cached().name}.part").symlink_to("/dev/full")
+    assert download() == 74
+    assert "cannot write" in one_line(capsys.readouterr().err)
