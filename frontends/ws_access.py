@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import re
 import socket as sockets
 import ssl
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from streamdac.errors import BadDataError, NoInputError, UsageError
 # Nothing of the library's own goes to a terminal; a program that wants it sets up logging.
 logger = logging.getLogger("streamdac.websocket")
 logger.addHandler(logging.NullHandler())
+
+ROOM = re.compile(r"[A-Za-z0-9._~-]{1,64}")  # a name that a room may have
+HEALTH = "/healthz"  # a path that is no room's
 
 
 @dataclass(frozen=True)
@@ -106,10 +110,21 @@ def check_exposure(settings: Settings) -> None:
         )
 
 
+def check_rooms(settings: Settings) -> None:
+    """Refuse rooms that nobody could enter.
+
+    Raises:
+        UsageError: that.
+    """
+    for room in settings.rooms:
+        if not ROOM.fullmatch(room) or f"/{room}" == HEALTH:
+            raise UsageError(f"no room can be {room!r}: need 1 to 64 of A-Z a-z 0-9 . _ ~ -, and not {HEALTH[1:]!r}")
+
+
 def is_loopback(host: str) -> bool:
     """Whether every address that `host` means is of this machine alone."""
     try:
         found: list[Any] = [info[4][0] for info in sockets.getaddrinfo(host or None, 0, flags=sockets.AI_PASSIVE)]
-    except OSError:
+    except (OSError, UnicodeError):
         return False
     return bool(found) and all(ipaddress.ip_address(str(address).split("%")[0]).is_loopback for address in found)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamdac.errors import UsageError
-from streamdac.protocols.messages import Role
+from streamdac.protocols.messages import MAX_CHANNELS, MAX_CODEBOOKS, MAX_FRAMES, Role
 
 from .hops import HopEncoder, runs
 from .ws_client import Target, Wishes, with_room
@@ -22,6 +23,7 @@ from .ws_peer import Peer
 from .ws_playback import ExactPlayback, LivePlayback, Playback
 from .ws_stats import PeerStats, PeerWatch
 from .ws_timetable import Timetable
+from .ws_voices import MAX_DELAY
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
@@ -57,12 +59,15 @@ class Connection:
         self._sending = 0  # calls of `send` that run
         self._sent = 0.0  # when the last one ended
         self._paused = False  # the others have been told that it is silent
+        self._pause = asyncio.Lock()  # held while they are told
 
     async def __aenter__(self) -> Connection:
         from streamdac.codec import Codec
 
         model = self._model
         self.codec = model if isinstance(model, Codec) else await asyncio.to_thread(_load, model)
+        if self._wishes.codebooks is not None:
+            _check_count("codebooks", self._wishes.codebooks, 1, self.codec.n_codebooks)
         self._thread = ThreadPoolExecutor(1, "streamdac-encode")
         self._heard: Heard | None = None
         playback = self._make_playback() if self._wishes.role & Role.RECEIVE else None
@@ -86,7 +91,8 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """End our stream, say Bye, and let go of everything; raises what ended the session, if something did."""
-        self._pausing.cancel()
+        async with self._pause:
+            self._pausing.cancel()
         if kind is None and not self._running.done():
             await self._finish()
         await self.peer.close()
@@ -116,8 +122,9 @@ class Connection:
         self._sending += 1
         try:
             if self._paused:
-                self._mute()
-                self._paused = False
+                async with self._pause:
+                    self._mute()
+                    self._paused = False
             await self._send(block)
         finally:
             self._sending -= 1
@@ -185,8 +192,22 @@ class Connection:
         while True:
             await asyncio.sleep(PAUSE_SECONDS / 2)
             if self._table is not None and not self._sending and time.monotonic() - self._table.due > PAUSE_SECONDS:
-                self._paused = True
-                self._mute()
+                async with self._pause:
+                    if not self._paused:
+                        self._paused = True
+                        await self._complete()
+                    self._mute()
+
+    async def _complete(self) -> None:
+        """Send what the encoder still holds: silence goes after it until its frames are out."""
+        assert self._table is not None
+        assert self._hops is not None
+        hop, ahead = self.codec.hop_length, self.codec.plan.encoder_lookahead
+        samples = -self._hops.taken % hop + -(-ahead // hop) * hop
+        if samples:
+            self._table.due += samples / self.codec.sample_rate
+            silence = np.zeros((samples, self._wishes.channels), np.float32)
+            self._push(await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, silence))
 
     def _mute(self) -> None:
         """Let the stream's frames come up to the present."""
@@ -218,8 +239,7 @@ class Connection:
 
 def connect(url: str, options: PeerOptions) -> Connection:
     """See `streamdac.connect`."""
-    if options.role not in ROLES:
-        raise UsageError(f"role is {options.role!r}, need one of {', '.join(ROLES)}")
+    _check(options)
     wishes = Wishes(
         role=ROLES[options.role],
         channels=options.channels,
@@ -239,6 +259,26 @@ def connect(url: str, options: PeerOptions) -> Connection:
         correct_drift=options.correct_drift,
         delay=options.delay,
     )
+
+
+def _check(options: PeerOptions) -> None:
+    """Refuse what is out of range."""
+    if options.role not in ROLES:
+        raise UsageError(f"role is {options.role!r}, need one of {', '.join(ROLES)}")
+    _check_count("channels", options.channels, 1, MAX_CHANNELS)
+    _check_count("frames_per_packet", options.frames_per_packet, 1, MAX_FRAMES)
+    _check_count("redundancy_frames", options.redundancy_frames, 0, MAX_FRAMES)
+    if options.codebooks is not None:
+        _check_count("codebooks", options.codebooks, 1, MAX_CODEBOOKS)
+    if not 0 <= options.delay <= MAX_DELAY:
+        raise UsageError(f"delay is {options.delay:g} s, need 0 to {MAX_DELAY:g}")
+    if not 0 <= options.retry_seconds < math.inf:
+        raise UsageError(f"retry_seconds is {options.retry_seconds:g}, need 0 or more, and finite")
+
+
+def _check_count(name: str, count: int, low: int, high: int) -> None:
+    if not isinstance(count, int) or not low <= count <= high:
+        raise UsageError(f"{name} is {count!r}, need a whole number from {low} to {high}")
 
 
 def _load(model: str | None) -> Codec:

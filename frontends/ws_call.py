@@ -129,6 +129,6 @@ def _run(model: str | None, device: str, engine: str, threads: int | None, optio
     except ImportError as error:
         raise UnavailableError(f"needs the package {error.name}: pip install 'streamdac[websocket]'") from error
     typed = Options(**options)
-    typed.target()  # what is wrong with it is said before a model is loaded
+    target = typed.target()  # what is wrong with it is said before a model is loaded
     # One hop is too little work to share: one thread is fastest.
-    return run_peer(typed, load_codec(model, device, engine, threads or 1))
+    return run_peer(typed, load_codec(model, device, engine, threads or 1), target)

@@ -23,6 +23,17 @@ from streamdac.errors import ProtocolError, RemoteProtocolError
 from streamdac.protocols.messages import Bye, End, Message, Mute, Pong, Reason, Reject
 from streamdac.protocols.session import NEXT, PeerTimeoutError, Session, Side, State
 
+from .ws_ending import (
+    GOING_AWAY,
+    INTERNAL_ERROR,
+    LOST,
+    NORMAL,
+    POLICY,
+    PROTOCOL_ERROR,
+    UNSUPPORTED,
+    Ending,
+    closed,
+)
 from .ws_limits import RateExceeded, RateLimit
 from .ws_outbox import Forwarded, Item, Outbox, TooSlow
 
@@ -31,7 +42,6 @@ if TYPE_CHECKING:
 
 MAX_SIZE = 64 * 1024  # bytes of a message
 HANDSHAKE_SECONDS = 5.0
-PING_SECONDS = 10.0  # of the websocket itself
 CLOSE_SECONDS = 2.0
 WRITE_LIMIT = 4096  # bytes that may wait in the transport
 UNSENT_BYTES = 4096  # that may wait in the kernel
@@ -40,31 +50,11 @@ ROUND_TRIPS = 60  # whose smallest is the usual one, so that a new, longer route
 HOLD_SECONDS = 1.0  # beyond twice the best round trip that a Pong may take before nothing more is written
 TICK_SECONDS = 0.1
 LEAVE_SECONDS = 3.0  # that the peer has to answer a Bye
-
-NORMAL, GOING_AWAY, PROTOCOL_ERROR, UNSUPPORTED, POLICY, INTERNAL_ERROR, TRY_LATER = (
-    1000,
-    1001,
-    1002,
-    1003,
-    1008,
-    1011,
-    1013,
-)
-LOST = 1006
+MAX_URGENT = 64  # answers that wait for the socket; a peer that asks more loses the oldest
 
 
 class NotBinary(RemoteProtocolError):
     """A text frame came."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ending:
-    """How a channel ended: the close code, and what either side said."""
-
-    code: int
-    text: str
-    said: Bye | Reject | None = None  # the peer's last message
-    error: Exception | None = None  # why we ended it
 
 
 @dataclass(slots=True)
@@ -105,7 +95,7 @@ class Channel:
         self._round_trips: deque[float] = deque(maxlen=ROUND_TRIPS)
         self._handle, self._cut, self._tick, self._limit = handle, cut, tick, limit
         self._wake = asyncio.Event()
-        self._urgent: deque[bytes] = deque()
+        self._urgent: deque[bytes] = deque(maxlen=MAX_URGENT)
         self._asked: float | None = None  # when the Ping that waits for its Pong was written
         self._probed = time.monotonic()
         self._leave_by: float | None = None
@@ -154,9 +144,16 @@ class Channel:
                 task.cancel()
             self._failed.cancel()
             await asyncio.gather(*tasks, self._failed, return_exceptions=True)
-            with contextlib.suppress(ConnectionClosed):
-                await self.socket.close(ending.code if ending.code != LOST else NORMAL, ending.text[:100])
+            await self._close(ending)
         return ending
+
+    async def _close(self, ending: Ending) -> None:
+        """The library's own close waits for ever while the peer takes nothing of what is written already."""
+        closing = self.socket.close(ending.code if ending.code != LOST else NORMAL, ending.text[:100])
+        try:
+            await asyncio.wait_for(closing, 2 * CLOSE_SECONDS)
+        except asyncio.TimeoutError:
+            self.socket.transport.abort()
 
     async def _read(self) -> Bye | Reject | None:
         """Take what comes; the peer's last message, or None once we have no more to wait for."""
@@ -260,11 +257,11 @@ class Channel:
                     return Ending(POLICY, "rejected")
                 if said is None:
                     return Ending(GOING_AWAY, "no answer to the Bye")
+                answered = isinstance(said, Bye) and self.session.state is State.CLOSED
                 await self._say(Bye(Reason.NORMAL, ""))
-                return Ending(NORMAL, said.text, said)
+                return Ending(NORMAL, said.text, said, answered)
             case ConnectionClosed():
-                close = error.rcvd or error.sent
-                return Ending(close.code if close else LOST, close.reason if close else "connection lost", error=error)
+                return closed(error)
             case NotBinary():
                 return await self._farewell(error, UNSUPPORTED)
             case PeerTimeoutError():
@@ -272,7 +269,7 @@ class Channel:
             case RemoteProtocolError():
                 return await self._farewell(error, PROTOCOL_ERROR)
             case RateExceeded() | TooSlow():
-                await self._say(Bye(Reason.OTHER, str(error)))
+                await self._say(Bye(Reason.OTHER if isinstance(error, RateExceeded) else Reason.TIMEOUT, str(error)))
                 return Ending(POLICY, str(error), error=error)
             case ProtocolError():
                 return await self._farewell(error, INTERNAL_ERROR)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import ssl
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,16 +31,8 @@ from streamdac.errors import (
 from streamdac.protocols.messages import SUBPROTOCOL, VERSION, Bye, Hello, Offer, Reason, Reject, Role
 
 from .ws_access import is_loopback, logger
-from .ws_channel import (
-    CLOSE_SECONDS,
-    HANDSHAKE_SECONDS,
-    MAX_SIZE,
-    PING_SECONDS,
-    POLICY,
-    PROTOCOL_ERROR,
-    WRITE_LIMIT,
-    Ending,
-)
+from .ws_channel import CLOSE_SECONDS, HANDSHAKE_SECONDS, MAX_SIZE, WRITE_LIMIT
+from .ws_ending import POLICY, PROTOCOL_ERROR, Ending, printable
 
 if TYPE_CHECKING:
     from websockets.asyncio.client import ClientConnection
@@ -91,8 +84,12 @@ def with_room(url: str, room: str | None) -> str:
     Raises:
         UsageError: not a websocket's URL, or it names another room.
     """
-    parts = urlsplit(url)
-    if parts.scheme not in ("ws", "wss") or not parts.hostname:
+    try:
+        parts = urlsplit(url)
+        host, _ = (parts.hostname or "").encode("idna"), parts.port
+    except ValueError as error:
+        raise UsageError(f"{url!r}: {error}") from error
+    if parts.scheme not in ("ws", "wss") or not host:
         raise UsageError(f"{url!r}: need ws://HOST[:PORT][/ROOM] or wss://...")
     if parts.username or parts.password:
         raise UsageError(f"{parts.hostname}: no user names in a URL; a token goes into a file (--token-file)")
@@ -110,26 +107,31 @@ async def open_socket(target: Target) -> ClientConnection:
         UsageError, NoInputError, BadDataError: the URL or the certificates are wrong.
     """
     url = with_room(target.url, None)
-    host = urlsplit(url).hostname or ""
-    headers = {} if target.token is None else {"Authorization": f"Bearer {target.token}"}
     try:
-        return await connect(
-            url,
-            ssl=_tls(target) if url.startswith("wss:") else None,
-            subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
-            compression=None,
-            additional_headers=headers,
-            proxy=None if is_loopback(host) else True,
-            open_timeout=HANDSHAKE_SECONDS,
-            ping_interval=PING_SECONDS,
-            ping_timeout=PING_SECONDS,
-            close_timeout=CLOSE_SECONDS,
-            max_size=MAX_SIZE,
-            write_limit=WRITE_LIMIT,
-            logger=logger,
-        )
+        return await asyncio.wait_for(_open_socket(url, target), HANDSHAKE_SECONDS)
     except Exception as error:
         _explain(url, error)
+
+
+async def _open_socket(url: str, target: Target) -> ClientConnection:
+    host = urlsplit(url).hostname or ""
+    headers = {} if target.token is None else {"Authorization": f"Bearer {target.token}"}
+    own = await asyncio.to_thread(is_loopback, host)  # may ask a name server
+    return await connect(
+        url,
+        ssl=_tls(target) if url.startswith("wss:") else None,
+        subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
+        compression=None,
+        additional_headers=headers,
+        proxy=None if own else True,
+        open_timeout=HANDSHAKE_SECONDS,
+        ping_interval=None,  # the session has Pings of its own
+        ping_timeout=None,
+        close_timeout=CLOSE_SECONDS,
+        max_size=MAX_SIZE,
+        write_limit=WRITE_LIMIT,
+        logger=logger,
+    )
 
 
 def _explain(url: str, error: Exception) -> NoReturn:
@@ -139,8 +141,7 @@ def _explain(url: str, error: Exception) -> NoReturn:
             raise error
         case InvalidStatus():
             status = error.response.status_code
-            body = " ".join((error.response.body or b"").decode("utf-8", "replace").split())[:200]
-            text = "".join(char for char in body if char.isprintable())
+            text = printable(" ".join((error.response.body or b"").decode("utf-8", "replace").split())[:200])
             kind = DeniedError if status in (401, 403) else UnavailableError
             raise kind(f"{url}: refused with HTTP {status}: {text or 'no reason given'}") from error
         case InvalidURI():
@@ -148,8 +149,8 @@ def _explain(url: str, error: Exception) -> NoReturn:
         case NegotiationError():
             raise UnavailableError(f"{url}: does not speak {SUBPROTOCOL}") from error
         case InvalidMessage() | InvalidHandshake():
-            raise UnavailableError(f"{url}: is no websocket: {error}") from error
-        case TimeoutError():
+            raise UnavailableError(f"{url}: is no websocket: {printable(str(error))}") from error
+        case TimeoutError() | asyncio.TimeoutError():
             raise UnavailableError(f"{url}: no answer within {HANDSHAKE_SECONDS:g} s") from error
         case ssl.SSLCertVerificationError():
             raise DeniedError(f"{url}: its certificate is not trusted: {error.verify_message}") from error
@@ -192,7 +193,7 @@ def final_error(ending: Ending) -> StreamdacError | None:
         return kind(f"session {what}: {ending.said.text or _name(reason)}")
     if ending.error is not None and isinstance(ending.error, StreamdacError) and ending.code == PROTOCOL_ERROR:
         return ending.error
-    if ending.code in _FINAL and not isinstance(ending.error, StreamdacError):
+    if ending.code in _FINAL and isinstance(ending.error, ConnectionClosed):
         return UnavailableError(f"session ended by the server: {ending.code} {ending.text}")
     return None
 

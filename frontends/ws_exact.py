@@ -27,7 +27,8 @@ class Exact:
 
     def __init__(self, codec: Codec, *, layout: Layout, silence: CodeArray, counts: HeardCounts) -> None:
         self.codec, self.layout, self.counts = codec, layout, counts
-        self.ended = 0  # streams; not those that a lost session cut off
+        self.ended = 0  # streams that came to their End
+        self.left = 0  # streams whose sender went before; not those that a lost session cut off
         self._silence = silence_for(layout, silence)
         self._stream: int | None = None
         self._mute_from: int | None = None
@@ -56,7 +57,7 @@ class Exact:
                 self.ended += 1
             case Left():
                 yield from self._finish(None)
-                self.ended += 1
+                self.left += 1
 
     def lost(self) -> Iterator[Block]:
         """The session is gone."""

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 
-from streamdac.protocols.messages import Layout, Message, Packet
+from streamdac.protocols.messages import Layout, Message, Mute, Packet
 from streamdac.protocols.packets import thin
 from streamdac.protocols.wire import encode
 
 MAX_AGE = 0.5  # s, of a packet: later it would not be played any more
-MAX_CONTROLS = 256  # messages other than packets; who does not take so many is gone
+MAX_CONTROLS = 256  # messages other than packets and Mutes; who does not take so many is gone
+MAX_MUTES = 4  # of one stream; a further one is left out: it is said again every second
 
 
 class TooSlow(Exception):
@@ -44,17 +45,18 @@ class OutboxCounts:
 
     packets: int = 0  # given to the socket
     dropped: int = 0  # packets that became too old, or that the peer could not follow
-    controls: int = 0
+    controls: int = 0  # given to the socket, Mutes among them
 
 
 class Outbox:
-    """A queue in order; only packets are ever left out of it."""
+    """A queue in order; only packets, and Mutes of a stream of which some wait already, are ever left out of it."""
 
     def __init__(self, *, max_age: float = MAX_AGE) -> None:
         self.counts = OutboxCounts()
         self._max_age = max_age
         self._items: deque[tuple[float, Item]] = deque()
         self._controls = 0
+        self._mutes: Counter[int] = Counter()  # that wait, by stream
 
     def __len__(self) -> int:
         return len(self._items)
@@ -65,7 +67,11 @@ class Outbox:
         Raises:
             TooSlow: too many that may not be lost are waiting.
         """
-        if not isinstance(message, Packet | Forwarded):
+        if isinstance(message, Mute):
+            if self._mutes[message.stream] >= MAX_MUTES:
+                return
+            self._mutes[message.stream] += 1
+        elif not isinstance(message, Packet | Forwarded):
             if self._controls >= MAX_CONTROLS:
                 raise TooSlow(f"{self._controls} messages wait, at most {MAX_CONTROLS} may")
             self._controls += 1
@@ -79,9 +85,12 @@ class Outbox:
         _, message = self._items.popleft()
         if isinstance(message, Packet | Forwarded):
             self.counts.packets += 1
+            return message
+        self.counts.controls += 1
+        if isinstance(message, Mute):
+            self._mutes[message.stream] -= 1
         else:
             self._controls -= 1
-            self.counts.controls += 1
         return message
 
     def drop_taken(self) -> None:

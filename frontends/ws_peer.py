@@ -14,24 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from streamdac.errors import StreamdacError, UnavailableError
-from streamdac.protocols.messages import (
-    Accept,
-    Adapt,
-    End,
-    Left,
-    Message,
-    Mute,
-    Packet,
-    Reason,
-    Role,
-    Stats,
-)
+from streamdac.protocols.messages import Accept, Adapt, End, Left, Message, Mute, Packet, Reason, Role, Stats
 from streamdac.protocols.rate import RateControl
 from streamdac.protocols.sender import Sender
 from streamdac.protocols.session import Side
 
-from .ws_channel import GOING_AWAY, Channel, Ending
+from .ws_channel import Channel
 from .ws_client import Target, Wishes, final_error, open_socket
+from .ws_ending import GOING_AWAY, Ending
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
@@ -128,22 +118,29 @@ class Peer:
             self._post(self.sender.mute(frames))
             self.counts.muted_frames += frames
 
-    def end(self, samples: int) -> None:
-        """Our stream has so many samples per channel beside the muted frames, at the model's rate, and has ended."""
-        if self.sender is not None and self.channel is not None and self.channel.open:
-            # Where sessions were lost, this one's stream began later.
-            frames = self.counts.muted_frames - self._frames_before
-            self._post(self.sender.end(max(0, samples + frames * self.codec.hop_length)))
-            self.sender = None
+    def end(self, samples: int) -> bool:
+        """Our stream has so many samples per channel beside the muted frames, at the model's rate, and has ended.
 
-    async def close(self, reason: Reason = Reason.NORMAL) -> None:
-        """Say what still waits, then Bye."""
+        False where there is no session to say it in.
+        """
+        if self.sender is None or self.channel is None or not self.channel.open:
+            return False
+        # Where sessions were lost, this one's stream began later.
+        frames = self.counts.muted_frames - self._frames_before
+        self._post(self.sender.end(max(0, samples + frames * self.codec.hop_length)))
+        self.sender = None
+        return True
+
+    async def close(self, reason: Reason = Reason.NORMAL) -> bool:
+        """Say what still waits, then Bye; whether the server has taken all of it."""
         self._closing.set()
+        answered = False
         if self.channel is not None and self._running is not None:
             self.channel.leave(reason)
             with contextlib.suppress(StreamdacError, OSError):
-                await self._running
+                answered = (await self._running).answered
             self._settle()
+        return answered
 
     async def _open(self) -> None:
         socket = await open_socket(self.target)

@@ -45,6 +45,11 @@ class Playback(Worker):
         """Streams that have been played to their end."""
         raise NotImplementedError
 
+    @property
+    def left(self) -> int:
+        """Streams that are over, but whose End did not come, where that matters."""
+        return 0
+
     def prepare(self) -> None:
         """Find the codes of silence, which also warms the codec up."""
         self.silence = silence_codes(self.codec)
@@ -181,13 +186,18 @@ class ExactPlayback(Playback):
         self._messages: queue.Queue[Heard | Layout | None] = queue.Queue()
         self._exact: Exact | None = None
         self._counts = HeardCounts()
-        self._ended = 0
+        self._ended = self._left = 0
         self._hurried = threading.Event()
 
     @property
     def ended(self) -> int:
         """See `Playback`."""
         return self._ended
+
+    @property
+    def left(self) -> int:
+        """See `Playback`."""
+        return self._left
 
     def begin(self, layout: Layout) -> None:
         """See `Playback`."""
@@ -245,6 +255,8 @@ class ExactPlayback(Playback):
         if isinstance(message, Layout):
             self._exact = Exact(self.codec, layout=message, silence=self.silence, counts=self._counts)
         elif self._exact is not None:
-            before = self._exact.ended
-            yield from self._exact.lost() if message is None else self._exact.hear(message)
-            self._ended += self._exact.ended - before
+            exact = self._exact
+            ended, left = exact.ended, exact.left
+            yield from exact.lost() if message is None else exact.hear(message)
+            self._ended += exact.ended - ended
+            self._left += exact.left - left

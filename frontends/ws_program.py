@@ -7,7 +7,7 @@ import contextlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from .ws_stats import PeerStats, PeerWatch
 
 SHOW_SECONDS = 1.0
+
+Look = Callable[[], tuple[dict[str, Any], str]]
 
 
 @contextlib.contextmanager
@@ -68,8 +70,12 @@ class Display:
             self._width = min(len(line), columns)
             click.echo("\r\x1b[K" + line[:columns], nl=False, err=True)
 
-    async def keep(self, look: Callable[[], tuple[dict[str, Any], str]]) -> None:
-        """Show every second, until cancelled; then once more."""
+    async def keep(self, look: Look) -> None:
+        """Show every second, until cancelled; then once more.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         if not self.as_json and not self._terminal:
             return
         try:
@@ -81,6 +87,23 @@ class Display:
             if self._terminal:
                 click.echo(err=True)
                 self._width = 0
+
+    @contextlib.asynccontextmanager
+    async def showing(self, look: Look, stop: asyncio.Event) -> AsyncIterator[None]:
+        """Keep showing meanwhile; where that fails, `stop` is set.
+
+        Raises:
+            OSError: it could not be written.
+        """
+        task = asyncio.ensure_future(self.keep(look))
+        task.add_done_callback(lambda task: stop.set() if not task.cancelled() and task.exception() else None)
+        try:
+            yield
+        finally:
+            task.cancel()
+            (error,) = await asyncio.gather(task, return_exceptions=True)
+        if isinstance(error, Exception):
+            raise error
 
     def _clear(self) -> None:
         if self._width:
@@ -94,7 +117,7 @@ def _columns() -> int:
     return max(20, shutil.get_terminal_size().columns - 1)
 
 
-def peer_look(watch: PeerWatch) -> Callable[[], tuple[dict[str, Any], str]]:
+def peer_look(watch: PeerWatch) -> Look:
     """For `Display.keep`."""
     from .ws_stats import as_object, peer_line
 

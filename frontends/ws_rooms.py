@@ -27,7 +27,7 @@ from streamdac.protocols.rate import MAX_FRAMES_PER_PACKET, RateControl
 from streamdac.protocols.wire import encode
 
 from .ws_channel import Channel
-from .ws_limits import RateLimit
+from .ws_limits import MAX_FRAME_RATE, RateLimit, frame_rate
 from .ws_outbox import Forwarded
 
 REPORT_SECONDS = 1.0  # between two Stats to a sender
@@ -59,7 +59,11 @@ class Room:
             return Reject(Reason.BUSY, f"room {self.name} is full: {MAX_STREAMS} members")
         if self.offer is not None and hello.channels != self.channels:
             return Reject(Reason.FORMAT, f"got {hello.channels} channels, room {self.name} has {self.channels}")
-        reply = answer(hello, hello.offers if self.offer is None else [self.offer])
+        models = _followed(hello.offers) if self.offer is None else [self.offer]
+        if not models:
+            rate = min(map(frame_rate, hello.offers))
+            return Reject(Reason.FORMAT, f"got {rate:.0f} frames a second, need at most {MAX_FRAME_RATE:.0f}")
+        reply = answer(hello, models)
         if isinstance(reply, Accept):
             self.offer = next(offer for offer in hello.offers if offer.fingerprint == reply.fingerprint)
             self.channels = reply.channels
@@ -91,6 +95,11 @@ class Room:
             if isinstance(forwarded, Forwarded):
                 self.counts.forwarded += 1
             member.channel.post(forwarded)
+
+
+def _followed(offers: tuple[Offer, ...]) -> list[Offer]:
+    """Those of models whose streams a relay follows."""
+    return [offer for offer in offers if frame_rate(offer) <= MAX_FRAME_RATE]
 
 
 class Member:
@@ -129,6 +138,7 @@ class Member:
             case Hello():
                 self._hello(message, now)
             case Packet():
+                self._advance(message, now)
                 self.heard = True
                 self.room.counts.received += 1
                 if self._arrivals is not None and self._arrivals.observe(message, now):
@@ -136,9 +146,11 @@ class Member:
             case Mute():
                 if self._limit is not None:
                     self._limit.mute(now)
+                self._advance(message, now)
                 self.heard = True
                 self.room.relay(self, message)
             case End():
+                self._advance(message, now)
                 self.ended = True
                 self.room.relay(self, message)
             case Adapt():
@@ -169,6 +181,10 @@ class Member:
         if self.role & Role.SEND and now - self._reported >= REPORT_SECONDS:
             self._reported = now
             self._report()
+
+    def _advance(self, message: Packet | Mute | End, now: float) -> None:
+        if self._limit is not None:
+            self._limit.advance(message, now)
 
     def _report(self) -> None:
         assert self._arrivals is not None

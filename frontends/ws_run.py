@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamdac import frontend
-from streamdac.errors import OutputError, UsageError
+from streamdac.errors import BadDataError, OutputError, UnavailableError, UsageError
 from streamdac.protocols.messages import Reason, Role
 
 from .ws_access import read_token
@@ -64,7 +64,12 @@ class Options:
         return Role.BOTH if self.source and self.sink else Role.SEND if self.source else Role.RECEIVE
 
     def target(self) -> Target:
-        """Where to."""
+        """Where to. Once only: a token may come through a pipe.
+
+        Raises:
+            UsageError: the URL or the room is wrong.
+            NoInputError, BadDataError: there is no token in its file.
+        """
         token = None if self.token_file is None else read_token(self.token_file)
         return Target(with_room(self.url, self.room), token, self.tls_ca)
 
@@ -87,10 +92,10 @@ class Options:
         )
 
 
-def run_peer(options: Options, codec: Codec) -> int:
+def run_peer(options: Options, codec: Codec, target: Target) -> int:
     """A peer as a program; the exit code."""
     program = Program(options, codec)
-    return run_program(program, program.run)
+    return run_program(program, lambda: program.run(target))
 
 
 def run_program(program: Program, run: Callable[[], Coroutine[Any, Any, int]]) -> int:
@@ -123,6 +128,7 @@ class Program:
         self.options, self.codec = options, codec
         self.hanging = self.unwritten = False
         self._cut = False  # the user interrupted before all was sent
+        self._end_said = self._answered = False  # the End of what we send, and our Bye
         self.peer: Peer
         self._wishes = options.wishes(codec)
         self._source: Source | None = None
@@ -132,10 +138,10 @@ class Program:
         self._sent = asyncio.Event()  # the source has ended, and all of it is in the outbox
         self._display = Display(as_json=options.as_json, quiet=options.quiet, err=options.sink == "-")
 
-    async def run(self) -> int:
+    async def run(self, target: Target) -> int:
         """Until the source has ended, the time is up, the user interrupts or something fails; the exit code."""
         with interrupted() as stop:
-            return await self.run_until(stop, self.options.target())
+            return await self.run_until(stop, target)
 
     async def run_until(self, stop: asyncio.Event, target: Target) -> int:
         """As `run`, in a session with `target` and until `stop` is set."""
@@ -149,13 +155,23 @@ class Program:
             return INTERRUPTED
         self._display.note(introduce(self.peer))
         watch = PeerWatch(self.peer, self._capture, self._playback)
-        showing = asyncio.ensure_future(self._display.keep(peer_look(watch)))
-        try:
+        async with self._display.showing(peer_look(watch), stop):
             await self._talk(stop)
-        finally:
-            showing.cancel()
-            await asyncio.gather(showing, return_exceptions=True)
+        if not stop.is_set():
+            self._check_whole()
         return INTERRUPTED if self._cut else 0
+
+    def _check_whole(self) -> None:
+        """Refuse to call a transfer done that was not."""
+        url = self.peer.target.url
+        if self._sent.is_set() and self.options.role is Role.SEND:
+            if not self._end_said:
+                raise UnavailableError(f"{url}: no session when the input ended: its last part is not sent")
+            if not self._answered:
+                raise UnavailableError(f"{url}: no answer to the Bye: what was sent last may not have come")
+        if self.options.once and self._playback is not None and self._playback.left:
+            seconds = self._playback.written / self.codec.sample_rate
+            raise BadDataError(f"{url}: the sender left before its end: {seconds:.1f} s are written")
 
     def abandon(self) -> None:
         """Close the ends whose threads have not begun: they would have done so."""
@@ -188,7 +204,9 @@ class Program:
         results: list[BaseException | None] = []
         if self._capture is not None:
             results += await asyncio.gather(self._capture.stop(), return_exceptions=True)
-        results += await asyncio.gather(self.peer.close(reason), return_exceptions=True)
+        closed = await asyncio.gather(self.peer.close(reason), return_exceptions=True)
+        self._answered = closed[0] is True
+        results += [error for error in closed if isinstance(error, BaseException)]
         await asyncio.gather(running, return_exceptions=True)
         if self._playback is not None:
             results += await asyncio.gather(self._playback.finish(), return_exceptions=True)
@@ -208,7 +226,7 @@ class Program:
                 self._capture.done.result()
                 if self._sent.is_set() and options.role is Role.SEND:
                     return
-            if options.once and self._playback is not None and self._playback.ended:
+            if options.once and self._playback is not None and (self._playback.ended or self._playback.left):
                 return
             await asyncio.sleep(POLL_SECONDS if end is None else min(POLL_SECONDS, max(0.0, end - loop.time())))
 
@@ -249,7 +267,7 @@ class Program:
             )
 
     def _ended(self, samples: int) -> None:
-        self.peer.end(samples)
+        self._end_said = self.peer.end(samples)
         self._sent.set()
 
     @staticmethod

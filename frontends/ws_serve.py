@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +64,7 @@ def serve(
     GET /healthz on the same port says how it is; the numbers are only for who has the token.
     """
     try:
-        from .ws_access import Settings, check_exposure, read_token
+        from .ws_access import Settings, check_exposure, check_rooms, read_token
         from .ws_run import Options, Program, run_program
     except ImportError as error:
         raise UnavailableError(f"needs the package {error.name}: pip install 'streamdac[websocket]'") from error
@@ -77,8 +76,9 @@ def serve(
         return asyncio.run(run_server(settings, as_json=as_json, quiet=quiet))
     if tls_cert is not None:
         raise UsageError("--input and --output with TLS: run a second program, `streamdac call wss://...`")
-    check_exposure(settings)  # said before a model is loaded and a pipe waited for
-    options = Options("", token_file=token_file, source=source, sink=sink, force=force, adapt=adapt, quiet=quiet)
+    check_rooms(settings)  # said before a model is loaded and a pipe waited for
+    check_exposure(settings)
+    options = Options("", source=source, sink=sink, force=force, adapt=adapt, quiet=quiet)
     program = Program(options, load_codec(model, device, engine, threads or 1))
     return run_program(program, lambda: run_server(settings, as_json=as_json, quiet=quiet, own=program))
 
@@ -101,21 +101,21 @@ async def run_server(settings: Settings, *, as_json: bool, quiet: bool, own: Pro
             stats = server.look()
             return as_object(stats), server_line(stats)
 
-        showing = asyncio.ensure_future(display.keep(look))
-        try:
-            if own is None:
-                await stop.wait()
-                return 0
-            return await take_part(settings, server.port, own, stop)
-        finally:
-            await server.stop()
-            showing.cancel()
-            await asyncio.gather(showing, return_exceptions=True)
+        async with display.showing(look, stop):
+            try:
+                if own is None:
+                    await stop.wait()
+                    return 0
+                return await take_part(settings, server.port, own, stop)
+            finally:
+                await server.stop()
 
 
 async def take_part(settings: Settings, port: int, own: Program, stop: asyncio.Event) -> int:
     """A peer in our own server, in its first room; the exit code."""
+    from .ws_client import Target, with_room
+
     host = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     url = f"ws://[{host}]:{port}" if ":" in host else f"ws://{host}:{port}"
     room = settings.rooms[0] if settings.rooms else None
-    return await own.run_until(stop, replace(own.options, url=url, room=room).target())
+    return await own.run_until(stop, Target(with_room(url, room), settings.token))

@@ -6,7 +6,6 @@ import asyncio
 import errno
 import http
 import json
-import re
 import time
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING
@@ -14,12 +13,13 @@ from urllib.parse import unquote
 
 from websockets.asyncio.server import serve
 
-from streamdac.errors import DeniedError, UnavailableError
+from streamdac.errors import DeniedError, UnavailableError, UsageError
 from streamdac.protocols.messages import SUBPROTOCOL, Reason
 from streamdac.protocols.session import Side
 
-from .ws_access import Settings, authorized, check_exposure, logger, tls_context
-from .ws_channel import CLOSE_SECONDS, HANDSHAKE_SECONDS, MAX_SIZE, PING_SECONDS, TRY_LATER, WRITE_LIMIT, Channel
+from .ws_access import HEALTH, ROOM, Settings, authorized, check_exposure, check_rooms, logger, tls_context
+from .ws_channel import CLOSE_SECONDS, HANDSHAKE_SECONDS, MAX_SIZE, WRITE_LIMIT, Channel
+from .ws_ending import TRY_LATER
 from .ws_limits import RateLimit
 from .ws_rooms import Member, Room, RoomCounts
 
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from websockets.http11 import Request, Response
 
 DEFAULT_ROOM = "lobby"
-HEALTH = "/healthz"
-_ROOM = re.compile(r"[A-Za-z0-9._~-]{1,64}")
 
 
 @dataclass
@@ -54,10 +52,11 @@ class RelayServer:
     """One listening socket and its rooms.
 
     Raises:
-        UsageError: the settings would listen beyond this machine in the clear or to anyone.
+        UsageError: the settings would listen beyond this machine in the clear or to anyone, or name a room that cannot be.
     """
 
     def __init__(self, settings: Settings) -> None:
+        check_rooms(settings)
         check_exposure(settings)
         self.settings = settings
         self.rooms: dict[str, Room] = {}
@@ -76,6 +75,7 @@ class RelayServer:
         Raises:
             UnavailableError: the address is taken, or not of this machine.
             DeniedError: the port may not be used.
+            UsageError: the address is none.
         """
         settings = self.settings
         context = tls_context(settings)
@@ -91,8 +91,8 @@ class RelayServer:
                 process_request=self._admit,
                 server_header=None,
                 open_timeout=HANDSHAKE_SECONDS,
-                ping_interval=PING_SECONDS,
-                ping_timeout=PING_SECONDS,
+                ping_interval=None,  # the session has Pings of its own
+                ping_timeout=None,
                 close_timeout=CLOSE_SECONDS,
                 max_size=MAX_SIZE,
                 write_limit=WRITE_LIMIT,
@@ -100,6 +100,8 @@ class RelayServer:
             )
         except PermissionError as error:
             raise DeniedError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
+        except UnicodeError as error:
+            raise UsageError(f"cannot listen on {settings.host!r}: {error}") from error
         except OSError as error:
             what = "is in use" if error.errno == errno.EADDRINUSE else str(error.strerror or error)
             raise UnavailableError(f"cannot listen on {settings.host}:{settings.port}: {what}") from error
@@ -150,7 +152,7 @@ class RelayServer:
         """The room that a path names; None for one that may not be."""
         name = unquote(path).strip("/") or (self.settings.rooms or (DEFAULT_ROOM,))[0]
         allowed = not self.settings.rooms or name in self.settings.rooms
-        return name if allowed and _ROOM.fullmatch(name) else None
+        return name if allowed and ROOM.fullmatch(name) else None
 
     async def _run(self, socket: ServerConnection) -> None:
         """One session."""

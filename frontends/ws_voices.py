@@ -29,6 +29,8 @@ MAX_VOICES = 8  # decoded at once
 MIN_DELAY = 0.02  # s, of the jitter buffer
 MAX_DELAY = 1.0
 END_SECONDS = 1.0  # concealed at most of what an End names and did not come
+QUIET_SECONDS = 1.0  # after which a voice makes room for another one
+_QUIET = Kind.MUTED, Kind.STALLED, Kind.WAITING
 _SETTLED = 32  # frames after which an encoder of silence gives the codes of silence
 
 
@@ -101,6 +103,7 @@ class Voice:
         )
         self.over = False
         self.cut_off = False  # by the loss of the session
+        self.quiet_since: float | None = None  # nothing has been there to play
         self._renderer = Renderer(codec, layout.channels)
         rate = codec.sample_rate
         self._speed = VariableResampler(rate, rate, layout.channels) if correct_drift else None
@@ -126,6 +129,10 @@ class Voice:
         while len(self._ready) < samples and not self.over:
             with lock:
                 playable = self.receiver.pop(now)
+                if playable.kind not in _QUIET:
+                    self.quiet_since = None
+                elif self.quiet_since is None:
+                    self.quiet_since = now
                 if self._speed:
                     self._speed.speed = self.receiver.speed(now)
             self._ready = np.concatenate([self._ready, self._play(playable, samples)])
@@ -162,6 +169,7 @@ class Voices:
         self._voices: dict[int, Voice] = {}  # by stream, of the session that is open
         self._fading: list[Voice] = []  # no more messages come for these
         self._refused: set[int] = set()
+        self._made_room: set[int] = set()  # streams that have no voice until they speak again
 
     def begin(self, layout: Layout, silence: CodeArray) -> None:
         """A session has opened; `silence` is what `silence_codes` gives."""
@@ -176,11 +184,12 @@ class Voices:
                 self._fading.append(voice)
             self._voices.clear()
             self._refused.clear()
+            self._made_room.clear()
 
     def hear(self, message: Packet | Mute | End | Left, now: float) -> None:
         """Take a message of the session."""
         with self._lock:
-            voice = self._voice(message)
+            voice = self._voice(message, now)
             if voice is None:
                 return
             voice.hear(message, now)
@@ -231,21 +240,34 @@ class Voices:
         with self._lock:
             return max((voice.receiver.drift.drift for voice in self._voices.values()), key=abs, default=0.0)
 
-    def _voice(self, message: Packet | Mute | End | Left) -> Voice | None:
-        """The stream's voice; a new one for a Packet, if there are not too many."""
+    def _voice(self, message: Packet | Mute | End | Left, now: float) -> Voice | None:
+        """The stream's voice; a new one for a Packet, if there is room."""
         voice = self._voices.get(message.stream)
         if isinstance(message, End | Left):
             self._refused.discard(message.stream)
+            self.ended += message.stream in self._made_room
+            self._made_room.discard(message.stream)
         if voice is not None or not isinstance(message, Packet) or self._layout is None:
             return voice
-        if len(self._voices) + len(self._fading) >= MAX_VOICES:
+        if len(self._voices) + len(self._fading) >= MAX_VOICES and not self._make_room(now):
             self.counts.refused_streams += message.stream not in self._refused
             self._refused.add(message.stream)
             return None
+        self._made_room.discard(message.stream)
         voice = self._voices[message.stream] = Voice(
             self.codec, self._layout, self._silence, correct_drift=self._correct_drift, min_delay=self._min_delay
         )
         return voice
+
+    def _make_room(self, now: float) -> bool:
+        """Let the voice go that has been quiet for longest; False where none has been so for long enough."""
+        quiet = [(voice.quiet_since, stream) for stream, voice in self._voices.items() if voice.quiet_since is not None]
+        since, stream = min(quiet, default=(now, -1))
+        if now - since < QUIET_SECONDS:
+            return False
+        self._add_counts(self.counts, self._voices.pop(stream))
+        self._made_room.add(stream)
+        return True
 
     @staticmethod
     def _add_counts(counts: HeardCounts, voice: Voice) -> None:

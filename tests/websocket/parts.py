@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -18,13 +18,14 @@ from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 
 from streamdac.codec import Codec
-from streamdac.config import CAUSAL, ModelConfig
+from streamdac.config import CAUSAL, CENTRED, ModelConfig
 from streamdac.frontends.ws_access import Settings
 from streamdac.frontends.ws_server import RelayServer
 from streamdac.nn import DAC
 from streamdac.nn.network import randomize
 from streamdac.protocols import wire
 from streamdac.protocols.messages import SUBPROTOCOL, Accept, Hello, Layout, Message, Offer, Packet, Role
+from streamdac.protocols.negotiate import answer
 from streamdac.protocols.netsim import Link, Network
 from streamdac.protocols.packets import make_packet
 from streamdac.protocols.session import Session, Side
@@ -67,6 +68,14 @@ def predicting_codec() -> Codec:
     made = DAC(replace(small_network().config, predictor_dim=8, predictor_codebooks=2))
     randomize(made, 0)
     return Codec(made.eval(), engine="torch", name="predicting")
+
+
+@cache
+def looking_ahead_codec() -> Codec:
+    """The small one, padded on both sides."""
+    made = DAC(replace(small_network().config, padding=CENTRED))
+    randomize(made, 0)
+    return Codec(made.eval(), engine="torch", name="looking-ahead")
 
 
 @cache
@@ -128,8 +137,8 @@ class Raw:
     async def hear(self) -> Message:
         while True:
             message = self.session.receive(await self.socket.recv(), time.monotonic())
-            for answer in self.session.take_outgoing():
-                await self.socket.send(answer)
+            for reply in self.session.take_outgoing():
+                await self.socket.send(reply)
             if message is not None:
                 self.got.append((time.monotonic(), message))
                 return message
@@ -178,6 +187,22 @@ async def raw(
             if client.reading is not None:
                 client.reading.cancel()
                 await asyncio.gather(client.reading, return_exceptions=True)
+
+
+@contextlib.asynccontextmanager
+async def accepting(then: Callable[[ServerConnection], Awaitable[None]]) -> AsyncIterator[str]:
+    """The URL of a server that accepts what a client offers, then does what it is told."""
+
+    async def run(socket: ServerConnection) -> None:
+        session = Session(Side.SERVER, now=0.0)
+        said = session.receive(await socket.recv(), 0.0)
+        assert isinstance(said, Hello)
+        await socket.send(session.send(answer(said, said.offers)))
+        with contextlib.suppress(ConnectionClosed):
+            await then(socket)
+
+    async with serve(run, "127.0.0.1", 0, subprotocols=[SUBPROTOCOL], compression=None) as server:  # type: ignore[list-item]
+        yield f"ws://127.0.0.1:{next(iter(server.sockets)).getsockname()[1]}/"
 
 
 async def until(condition: Callable[[], object], seconds: float = PATIENCE) -> None:

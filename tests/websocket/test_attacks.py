@@ -16,7 +16,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.frames import CloseCode
 
 from streamdac import protocols
-from streamdac.frontends import ws_channel, ws_limits, ws_server
+from streamdac.frontends import ws_ending, ws_limits, ws_server
 from streamdac.frontends.ws_server import RelayServer
 from streamdac.protocols import session
 from streamdac.protocols.messages import SUBPROTOCOL, Bye, Packet, Reason, Reject, Role
@@ -215,8 +215,8 @@ async def test_a_flood_is_cut_off(monkeypatch) -> None:
     monkeypatch.setattr(ws_limits, "BURST_SECONDS", 0.5)
     async with running() as relay, neighbours(relay) as pair, raw(relay, "x", greet=hello(), read=False) as flood:
         with contextlib.suppress(Exception):
-            for packet in packets(2000):
-                await flood.say(packet)
+            for _ in range(2000):
+                await flood.say(SENT[0])
         bye = await flood.hear_a(Bye)
         assert bye.reason == Reason.OTHER
         assert "messages a second" in bye.text
@@ -243,7 +243,7 @@ def test_the_close_codes_are_those_of_the_specification() -> None:
     named = {int(code) for code in re.findall(r"^\| (\d{4}) ", table, flags=re.MULTILINE)}
     ours = {
         value
-        for name, value in vars(ws_channel).items()
+        for name, value in vars(ws_ending).items()
         if name.isupper() and isinstance(value, int) and 1000 <= value < 2000
     }
-    assert named == (ours - {ws_channel.LOST}) | {CloseCode.MESSAGE_TOO_BIG}
+    assert named == (ours - {ws_ending.LOST}) | {CloseCode.MESSAGE_TOO_BIG}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from pathlib import Path
 
@@ -29,6 +30,14 @@ def nobody() -> str:
         (["send", "{nobody}", "-i", "missing.wav"], 66, "missing.wav"),
         (["send", "{nobody}/a", "--room", "b", "-i", "null:1"], 2, "room 'b' and a path of another room"),
         (["send", "http://127.0.0.1", "-i", "null:1"], 2, "need ws://HOST"),
+        (["send", "ws://[x", "-i", "null:1"], 2, "'ws://[x': Invalid IPv6 URL"),
+        (["send", "ws://h:99999", "-i", "null:1"], 2, "'ws://h:99999': Port out of range"),
+        (["send", "ws://h:abc", "-i", "null:1"], 2, "'ws://h:abc': Port could not be cast"),
+        (["send", "ws://a..b", "-i", "null:1"], 2, "label empty or too long"),
+        (["serve", "--host", "a..b"], 2, "listening on a..b without TLS"),
+        (["serve", "--host", "a..b", "--insecure"], 2, "cannot listen on 'a..b'"),
+        (["serve", "--room", "my room"], 2, "no room can be 'my room'"),
+        (["serve", "--room", "healthz"], 2, "no room can be 'healthz'"),
         (["send", "wss://127.0.0.1:1", "-i", "null:1", "--tls-ca", "missing.pem"], 66, "missing.pem"),
         (["send", "{nobody}", "-i", "null:1", "--token-file", "missing"], 66, "token file missing"),
         (["serve", "--host", "0.0.0.0"], 2, "without TLS (--tls-cert, --tls-key) and a token (--token-file)"),
@@ -68,7 +77,7 @@ def test_what_is_no_certificate_is_refused(tmp_path, capsys) -> None:
 @pytest.mark.parametrize(
     ("host", "own"),
     [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("", False),
-     ("::", False), ("192.168.1.1", False), ("no.such.host.invalid", False)],
+     ("::", False), ("192.168.1.1", False), ("no.such.host.invalid", False), ("a..b", False), ("x" * 64, False)],
 )  # fmt: skip
 def test_only_addresses_of_this_machine_are_loopback(host, own) -> None:
     assert is_loopback(host) is own
@@ -96,6 +105,21 @@ def test_a_token_is_one_printable_word(tmp_path, content) -> None:
     (tmp_path / "token").write_bytes(content)
     with pytest.raises(BadDataError, match="token file"):
         read_token(tmp_path / "token")
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [(["send", "{nobody}", "-i", "null:1"], 69), (["serve", "--port", "0", "-i", "null:0.1"], 0)]
+)
+def test_a_token_may_come_through_a_pipe(model, nobody, capsys, command, code) -> None:
+    reader, writer = os.pipe()
+    os.write(writer, b"sesame\n")
+    os.close(writer)
+    arguments = [argument.format(nobody=nobody) for argument in command]
+    try:
+        assert cli.main([*arguments, "--model", str(model), "--token-file", f"/dev/fd/{reader}"]) == code
+    finally:
+        os.close(reader)
+    assert "token file" not in capsys.readouterr().err
 
 
 def test_a_token_is_the_first_line_of_its_file(tmp_path) -> None:

@@ -71,3 +71,8 @@ def test_a_line_for_people_holds_the_whole_delay() -> None:
     )
     assert "delay 13 + 2 + 10 + 30 + 3 + 8 = 66 ms" in peer_line(stats)
     assert peer_line(PeerStats()).startswith("no session")
+
+
+def test_a_line_for_people_tells_of_streams_that_are_not_heard() -> None:
+    assert peer_line(PeerStats(connected=True, speaking=8, refused_streams=2)).startswith("8 speaking (2 not heard)  ")
+    assert "not heard" not in peer_line(PeerStats(connected=True))

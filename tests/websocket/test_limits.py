@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from streamdac.frontends.ws_limits import BURST_SECONDS, RateExceeded, RateLimit
-from streamdac.protocols.messages import Accept, Layout, Offer
+import streamdac.protocols
+from streamdac.frontends.ws_limits import BURST_SECONDS, MAX_FRAME_RATE, MUTES, SPEED, RateExceeded, RateLimit
+from streamdac.frontends.ws_outbox import MAX_MUTES
+from streamdac.protocols.messages import Accept, End, Layout, Mute, Offer, Packet
 from streamdac.protocols.rate import RateControl
 from streamdac.protocols.sender import Sender
 from streamdac.protocols.wire import encode
@@ -75,3 +79,59 @@ def test_eight_times_what_was_agreed_is_too_much() -> None:
     accept = Accept(1, OFFER.fingerprint, 1, 16, 1, 2, 4)
     with pytest.raises(RateExceeded, match="bytes a second"):
         send(limit(accept), 8 * packet_bytes(accept))
+
+
+ACCEPT = Accept(1, OFFER.fingerprint, 1, 16, 1, 0, 1)
+JUMP = 40_000  # frames: one that the protocol allows
+
+
+def at(frame: int) -> Packet:
+    return Packet(0, 0, frame, 1, 1, b"", b"")
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        pytest.param([at(0), at(JUMP)], id="packet"),
+        pytest.param([Mute(0, 0), Mute(0, JUMP)], id="mute"),
+        pytest.param([at(0), End(0, 0, JUMP)], id="end"),
+        pytest.param([Mute(0, JUMP), at(0)], id="back"),
+    ],
+)
+def test_a_stream_that_jumps_far_ahead_of_the_time_is_too_fast(messages) -> None:
+    made = limit(ACCEPT)
+    *allowed, last = messages
+    for message in allowed:
+        made.advance(message, 0.0)
+    with pytest.raises(RateExceeded, match="frames at once, more than 112 a second"):
+        made.advance(last, 0.0)
+
+
+@pytest.mark.parametrize("first", [at(1 << 40), Mute(0, 1 << 40)], ids=["packet", "mute"])
+def test_a_stream_may_begin_anywhere(first) -> None:
+    made = limit(ACCEPT)
+    made.advance(first, 0.0)
+    made.advance(at((1 << 40) + 10), 0.0)
+
+
+def test_a_source_that_was_silent_for_minutes_goes_on_where_the_time_is() -> None:
+    made, now = limit(ACCEPT), 0.0
+    for pause in (0.0, 500.0, 30.0, 500.0):
+        now += pause
+        for _ in range(1000):
+            made.advance(at(int(now / FRAME)), now)
+            now += FRAME
+
+
+def test_ten_seconds_that_come_at_once_are_not_too_fast() -> None:
+    made = limit(ACCEPT)
+    for frame in range(round(BURST_SECONDS / FRAME)):
+        made.advance(at(frame), 0.0)
+
+
+def test_the_limits_are_those_of_the_specification() -> None:
+    page = " ".join(Path(streamdac.protocols.__file__).with_name("PROTOCOL.md").read_text("utf-8").split())
+    assert f"go on faster than {SPEED:g} times real time, each beyond a burst of {BURST_SECONDS:g} s" in page
+    assert f"more than {MUTES:g} Mutes a second" in page
+    assert f"a model of more than {MAX_FRAME_RATE:.0f} frames a second" in page
+    assert f"Mutes where {MAX_MUTES} of their stream wait already" in page

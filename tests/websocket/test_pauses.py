@@ -14,11 +14,11 @@ from streamdac.frontends.ws_capture import Capture
 from streamdac.frontends.ws_limits import RateLimit
 from streamdac.frontends.ws_timetable import LOST_SECONDS, Timetable
 from streamdac.protocols.arrivals import Arrivals
-from streamdac.protocols.messages import End, Layout, Mute, Packet
+from streamdac.protocols.messages import End, Layout, Mute, Offer, Packet, Role
 from streamdac.protocols.rate import QUEUE_SECONDS
 from streamdac.protocols.sender import Sender
 
-from .parts import HOP, small_codec
+from .parts import HOP, hello, looking_ahead_codec, raw, running, small_codec, speech, until, url
 
 LAYOUT = Layout(4, 64, 1)
 
@@ -190,3 +190,26 @@ def test_of_both_kinds_of_lateness_only_the_sources_is_silence() -> None:
     assert table.add(HOP, 1.0, 1.5) * HOP == pytest.approx(0.5, abs=HOP)
     assert table.add(HOP, 1.5, 1.5) == 0
     assert 1.5 - table.due == pytest.approx(1.0, abs=4 * HOP)
+
+
+@pytest.mark.parametrize(
+    ("model", "samples"), [(small_codec, 4_900), (looking_ahead_codec, 4_800), (looking_ahead_codec, 4_900)]
+)
+async def test_what_the_encoder_holds_is_sent_before_the_silence_of_a_pause(model, samples) -> None:
+    codec = model()
+    offer, frames = Offer(codec.fingerprint, 24_000, 320, 4, 64), -(-samples // 320)
+    async with (
+        running(adapt=False) as relay,
+        raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener,
+    ):
+        async with streamdac.connect(url(relay), model=codec, role="send", adapt=False) as speaker:
+            await speaker.send(speech(1.0)[:samples])
+            await until(lambda: listener.heard(Mute))
+            assert [packet.first_frame for packet in listener.heard(Packet)] == list(range(frames))
+            assert listener.heard(Mute)[0].first_frame == frames
+            await speaker.send(speech(0.2))
+            muted = speaker.peer.counts.muted_frames
+        await until(lambda: listener.heard(End))
+        (end,) = listener.heard(End)
+        ahead = -(-codec.plan.encoder_lookahead // 320)  # frames of silence that are encoded
+        assert (end.frames, end.samples) == (frames + ahead + muted + 15, 320 * (frames + ahead + muted + 15))

@@ -378,3 +378,25 @@ async def test_each_role_does_only_its_own() -> None:
         streamdac.connect("ws://h", role="sing")
     with pytest.raises(UsageError, match="need ws:// or wss://"):
         streamdac.connect("gopher://h")
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("delay", -0.1), ("delay", 1.1), ("delay", float("nan")),
+        ("channels", 0), ("channels", 33), ("channels", 1.5),
+        ("codebooks", 0), ("codebooks", 65),
+        ("frames_per_packet", 0), ("frames_per_packet", 65),
+        ("redundancy_frames", -1), ("redundancy_frames", 65),
+        ("retry_seconds", -1.0), ("retry_seconds", float("inf")), ("retry_seconds", float("nan")),
+    ],
+)  # fmt: skip
+def test_an_option_out_of_range_is_refused_by_its_name(option, value) -> None:
+    with pytest.raises(UsageError, match=f"{option} is "):
+        streamdac.connect("ws://h", **{option: value})
+
+
+async def test_more_codebooks_than_the_model_has_are_refused() -> None:
+    with pytest.raises(UsageError, match="codebooks is 5, need a whole number from 1 to 4"):
+        async with open_peer("ws://127.0.0.1:1", codebooks=5):
+            pass

@@ -7,11 +7,12 @@ import dataclasses
 
 import pytest
 
+import streamdac
 from streamdac.frontends import ws_channel
-from streamdac.frontends.ws_outbox import MAX_CONTROLS, Outbox, TooSlow
-from streamdac.protocols.messages import Adapt, Mute, Packet, Role
+from streamdac.frontends.ws_outbox import MAX_CONTROLS, MAX_MUTES, Outbox, TooSlow
+from streamdac.protocols.messages import Adapt, Bye, Left, Mute, Packet, Pong, Reason, Role
 
-from .parts import HOP, hello, packets, raw, running, until
+from .parts import HOP, hello, packets, raw, running, small_codec, until, url
 
 
 async def test_a_reader_that_stops_loses_old_packets_and_its_neighbour_none(monkeypatch) -> None:
@@ -100,9 +101,51 @@ def test_messages_that_may_not_be_lost_stay_whatever_their_age() -> None:
 
 def test_a_peer_that_takes_nothing_at_all_is_given_up() -> None:
     outbox = Outbox()
-    for frame in range(MAX_CONTROLS):
-        outbox.put(mute(frame), 0.0)
+    for _ in range(MAX_CONTROLS):
+        outbox.put(Left(0), 0.0)
     with pytest.raises(TooSlow, match="256 messages wait"):
-        outbox.put(mute(0), 0.0)
+        outbox.put(Left(0), 0.0)
     outbox.take(0.0)
-    outbox.put(mute(0), 0.0)
+    outbox.put(Left(0), 0.0)
+
+
+def test_a_mute_too_many_of_a_stream_is_left_out_until_one_is_taken() -> None:
+    outbox = Outbox()
+    for frame in range(MAX_MUTES + 3):
+        outbox.put(mute(frame), 0.0)
+    assert outbox.take(0.0) == mute(0)
+    outbox.put(mute(100), 0.0)
+    assert [outbox.take(0.0) for _ in range(MAX_MUTES + 1)] == [mute(1), mute(2), mute(3), mute(100), None]
+
+
+def test_mutes_of_all_the_streams_there_can_be_are_not_too_much() -> None:
+    outbox = Outbox()
+    for frame in range(100):
+        for stream in range(128):
+            outbox.put(Mute(stream, frame), 0.0)
+    assert len(outbox) == 128 * MAX_MUTES
+
+
+async def test_a_receiver_that_takes_nothing_is_told_that_it_may_come_again() -> None:
+    async with running() as relay, raw(relay, greet=hello(Role.RECEIVE)) as listener:
+        (channel,) = relay._channels
+        for _ in range(MAX_CONTROLS + 1):
+            channel.post(Left(0))
+        assert await listener.hear_a(Bye) == Bye(Reason.TIMEOUT, "256 messages wait, at most 256 may")
+        assert (await listener.closed())[0] == 1008
+
+
+async def test_a_peer_whose_server_takes_nothing_begins_a_new_session() -> None:
+    async with running() as relay, streamdac.connect(url(relay), model=small_codec(), role="receive") as peer:
+        for _ in range(MAX_CONTROLS + 1):
+            peer.peer.channel.post(Adapt(1, 1, 0, 1))
+        await until(lambda: peer.stats().sessions == 2)
+
+
+async def test_answers_that_nobody_takes_do_not_pile_up() -> None:
+    async with running() as relay, raw(relay, greet=hello(Role.RECEIVE)) as listener:
+        (channel,) = relay._channels
+        for token in range(1000):
+            channel._urgent.extend([channel.session.send(Pong(token))])
+        assert len(channel._urgent) == ws_channel.MAX_URGENT
+        assert (await listener.hear_a(Pong)).token == 1000 - ws_channel.MAX_URGENT

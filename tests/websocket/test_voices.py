@@ -150,6 +150,51 @@ def test_more_streams_than_can_be_decoded_are_not_heard_but_counted() -> None:
     made.hear(Left(MAX_VOICES), 0.0)  # one of those that are not heard
 
 
+def full_of(farewell: list[Mute]) -> Voices:
+    """As many voices as can be, each with two frames at the start, then what is said of some of them."""
+    codec = long_hops()
+    made = Voices(codec, channels=1, correct_drift=False)
+    made.begin(LAYOUT, silence_codes(codec))
+    arrivals = [(0.0, packet) for stream in range(MAX_VOICES) for packet in sent(codes(2), stream=stream)]
+    play(made, [*arrivals, *((0.1, mute) for mute in farewell)], 2.0)
+    return made
+
+
+@pytest.mark.parametrize("mutes", [[], [Mute(stream, 2) for stream in range(MAX_VOICES)]], ids=["stalled", "muted"])
+def test_who_has_been_quiet_for_long_makes_room_for_who_speaks(mutes) -> None:
+    made = full_of(mutes)
+    made.hear(sent(codes(1), stream=MAX_VOICES)[0], 2.0)
+    assert MAX_VOICES in made._voices
+    assert (made.speaking, made.totals().refused_streams) == (MAX_VOICES, 0)
+    assert made.totals().played == 2 * MAX_VOICES  # what was heard of the one that has gone is still counted
+
+
+def test_who_made_room_has_a_voice_again_once_it_speaks_and_another_one_is_quiet() -> None:
+    made = full_of([])
+    made.hear(sent(codes(1), stream=MAX_VOICES)[0], 2.0)
+    (gone,) = set(range(MAX_VOICES)) - set(made._voices)
+    made.hear(sent(codes(3), stream=gone)[2], 2.0)
+    assert gone in made._voices
+    assert made.speaking == MAX_VOICES
+
+
+def test_who_paused_for_less_than_a_second_keeps_its_voice() -> None:
+    made = full_of([])
+    for voice in made._voices.values():
+        voice.quiet_since = 1.5
+    made.hear(sent(codes(1), stream=MAX_VOICES)[0], 2.0)
+    assert MAX_VOICES not in made._voices
+    assert made.totals().refused_streams == 1
+
+
+def test_a_stream_that_made_room_has_ended_with_its_end() -> None:
+    made = full_of([])
+    made.hear(sent(codes(1), stream=MAX_VOICES)[0], 2.0)
+    (gone,) = set(range(MAX_VOICES)) - set(made._voices)
+    made.hear(End(gone, 2 * 1280, 2), 2.0)
+    assert made.ended == 1
+
+
 @pytest.mark.parametrize("muted", [False, True])
 def test_streams_whose_ends_name_frames_that_never_came_make_room_for_others(muted) -> None:
     codec = long_hops()
@@ -275,7 +320,7 @@ def test_one_speaks_after_the_other_and_who_interrupts_is_not_heard() -> None:
     heard = hear_exactly(made, [*sent(one), *others[:3], Left(0), *late, End(2, 5 * SAMPLES, 5)])
     assert np.array_equal(heard, np.concatenate([decoded(one), decoded(two)]))
     assert made.counts.refused_streams == 1
-    assert made.ended == 2
+    assert (made.ended, made.left) == (1, 1)
 
 
 def test_who_joins_late_hears_from_there_on_and_the_end_is_still_right() -> None:

@@ -1,0 +1,134 @@
+"""Programs in this process: a transfer that broke is no success, and neither is output that nobody takes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import soundfile
+from websockets.asyncio.server import ServerConnection
+
+from streamdac.errors import BadDataError, UnavailableError
+from streamdac.frontends import ws_channel, ws_program
+from streamdac.frontends.ws_access import Settings
+from streamdac.frontends.ws_run import Options, Program
+from streamdac.frontends.ws_serve import run_server
+from streamdac.protocols.messages import Bye, Offer, Reason, Role
+from streamdac.protocols.sender import Sender
+
+from .parts import PATIENCE, accepting, hello, raw, running, small_codec, until, url
+
+
+async def run(options: Options, stop: asyncio.Event | None = None) -> int:
+    """A peer from start to end; the exit code."""
+    program = Program(options, small_codec())
+    program.open_ends()
+    async with asyncio.timeout(PATIENCE):
+        return await program.run_until(stop or asyncio.Event(), options.target())
+
+
+def sending(to: str, seconds: float = 0.1) -> Options:
+    return Options(to, source=f"tone:440,{seconds}", quiet=True)
+
+
+async def say_nothing(socket: ServerConnection) -> None:
+    async for _ in socket:
+        pass
+
+
+async def test_a_transfer_is_done_once_the_server_has_answered_the_bye() -> None:
+    async with running() as relay:
+        assert await run(sending(url(relay))) == 0
+
+
+async def test_a_transfer_whose_bye_nobody_answers_has_failed(monkeypatch) -> None:
+    monkeypatch.setattr(ws_channel, "LEAVE_SECONDS", 0.2)
+    async with accepting(say_nothing) as server:
+        with pytest.raises(UnavailableError, match="no answer to the Bye"):
+            await run(sending(server))
+
+
+async def test_a_transfer_that_has_no_session_at_its_end_has_failed() -> None:
+    async with running() as relay:
+        ending = asyncio.ensure_future(run(sending(url(relay), 1.0)))
+        await until(lambda: relay._channels)
+        await relay.stop()
+        with pytest.raises(UnavailableError, match="no session when the input ended"):
+            await ending
+
+
+async def test_a_transfer_that_the_user_interrupts_is_interrupted_whoever_answers(monkeypatch) -> None:
+    monkeypatch.setattr(ws_channel, "LEAVE_SECONDS", 0.2)
+    stop = asyncio.Event()
+
+    async def interrupt(socket: ServerConnection) -> None:
+        stop.set()
+        await say_nothing(socket)
+
+    async with accepting(interrupt) as server:
+        assert await run(sending(server, 60.0), stop) == 130
+
+
+async def test_a_recording_whose_sender_left_is_kept_and_no_success(tmp_path) -> None:
+    offer = Offer(small_codec().fingerprint, 24_000, 320, 4, 64)
+    async with running() as relay, raw(relay, greet=hello(Role.SEND, offer=offer, codebooks=4)) as speaker:
+        options = Options(url(relay), sink=str(tmp_path / "x.wav"), exact=True, once=True, quiet=True)
+        ending = asyncio.ensure_future(run(options))
+        await until(lambda: len(relay.rooms["lobby"].members) == 2)
+        for packet in Sender(speaker.session.agreement.layout).push(np.zeros((4, 1, 30), np.int64)):
+            await speaker.say(packet)
+        await speaker.say(Bye(Reason.NORMAL, ""))
+        with pytest.raises(BadDataError, match=r"the sender left before its end: 0\.4 s are written"):
+            await ending
+        assert soundfile.info(tmp_path / "x.wav").frames == 30 * 320
+
+
+@contextlib.contextmanager
+def stdout_fails(number: int) -> Iterator[None]:
+    """With an error of that number, which is expected to come out."""
+    if number == errno.EPIPE:
+        reader, writer = os.pipe()
+        os.close(reader)
+    else:
+        writer = os.open("/dev/full", os.O_WRONLY)
+    nowhere = os.fdopen(writer, "w")
+    try:
+        with contextlib.redirect_stdout(nowhere), pytest.raises(OSError, match=os.strerror(number)):
+            yield
+    finally:
+        with contextlib.suppress(OSError):
+            nowhere.close()
+
+
+@pytest.fixture(params=[errno.EPIPE, errno.ENOSPC], ids=["closed", "full"])
+def number(request, monkeypatch) -> int:
+    monkeypatch.setattr(ws_program, "SHOW_SECONDS", 0.01)
+    return request.param
+
+
+async def serve(own: Program | None = None) -> int:
+    async with asyncio.timeout(PATIENCE):
+        return await run_server(Settings(port=0), as_json=True, quiet=True, own=own)
+
+
+async def test_a_server_whose_output_nobody_takes_ends_with_that_error(number) -> None:
+    with stdout_fails(number):
+        await serve()
+
+
+async def test_a_server_that_takes_part_ends_with_that_error_too(number) -> None:
+    own = Program(Options("", source="tone:440", quiet=True), small_codec())
+    own.open_ends()
+    with stdout_fails(number):
+        await serve(own)
+
+
+async def test_a_peer_whose_output_nobody_takes_ends_with_that_error(number) -> None:
+    async with running() as relay:
+        with stdout_fails(number):
+            await run(Options(url(relay), source="tone:440", as_json=True, quiet=True))
