@@ -1,4 +1,4 @@
-# streamdac in a container, by README's own steps. CPU by default; for an NVIDIA GPU: docker build --build-arg GPU=1 -t streamdac .
+# streamdac in a container, by README's own steps.
 FROM debian:bookworm-slim
 
 # What .ci/run and README ask of a machine; the certificates are for downloads.
@@ -9,8 +9,8 @@ RUN apt-get update \
 WORKDIR /streamdac
 COPY . .
 
-# The torch that pip finds by default carries CUDA, some gigabytes of it. For a small CPU image name PyTorch's index of CPU builds:
-# docker build --build-arg TORCH_CPU_INDEX=... -t streamdac .
+# The torch that pip finds by default carries CUDA, some gigabytes of it, and runs on CPUs too. For a small CPU image name PyTorch's
+# index of CPU builds: docker build --build-arg TORCH_CPU_INDEX=... -t streamdac . (GPU=1 leaves it out of account.)
 ARG GPU=0
 ARG TORCH_CPU_INDEX=
 RUN if [ "$GPU" = 0 ] && [ -n "$TORCH_CPU_INDEX" ]; then export PIP_EXTRA_INDEX_URL="$TORCH_CPU_INDEX"; fi \

@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# What the demonstration needs, and no more: it shall work where nothing can be compiled.
+DEMO_STAMP := $(VENV)/.installed-for-demo
 FOLDERS := frontends protocols training
 CLIP := tests/data/speech.flac
 
@@ -13,7 +15,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 
 install: $(STAMP)
 
-demo: $(STAMP)
+demo: $(if $(wildcard $(STAMP)),$(STAMP),$(DEMO_STAMP))
 	$(BIN)/streamdac live --input $(CLIP) --output demo/speech-coded.wav --plot demo/spectrogram.png --force
 	@echo "listen to demo/speech-coded.wav beside $(CLIP); the picture is demo/spectrogram.png"
 
@@ -45,11 +47,13 @@ typecheck: $(STAMP)
 	ln -s $(addprefix $(CURDIR)/,$(wildcard streamdac/*) $(FOLDERS)) .typed/streamdac/
 	cd .typed && ../$(BIN)/mypy -p streamdac --config-file ../setup.cfg
 
-$(STAMP): setup.cfg pyproject.toml constraints.txt $(wildcard setup.py)
+$(STAMP): EXTRAS := live,websocket,plot,train,eval,test,dev
+$(DEMO_STAMP): EXTRAS := live,websocket,plot
+$(STAMP) $(DEMO_STAMP): setup.cfg pyproject.toml constraints.txt $(wildcard setup.py)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[live,websocket,plot,train,eval,test,dev]"
-	touch $(STAMP)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	touch $@
 
 clean:
 	rm -rf $(VENV) .typed build demo *.egg-info

@@ -91,7 +91,10 @@ def bench(
     codec, network = _load(model, preset)
     from streamdac import bench as hops
     from streamdac import bench_files, bench_streams
+    from streamdac.codec import make_executor
 
+    for name in engines:
+        make_executor(codec.plan, engine=name)  # what was asked for and cannot be is said
     chosen: Any = {"threads": tuple(dict.fromkeys(threads)), "engines": engines or hops.ENGINES}
     if not as_json:
         click.echo(f"{codec.name}: hop {1000 * codec.hop_length / codec.sample_rate:.2f} ms")

@@ -80,7 +80,7 @@ def check_header(header: Header, codec: Codec) -> None:
     if header.fingerprint != codec.fingerprint:
         theirs, ours = header.fingerprint.hex(), codec.fingerprint.hex()
         raise ModelMismatchError(
-            f"a stream of model {header.model!r} ({theirs[:16]}), not {codec.name!r} ({ours[:16]})"
+            f"a stream of model {header.model!r} ({theirs[:16]}), not {codec.name!r} ({ours[:16]}); --model names another"
         )
     if stream_header(codec, header.channels, header.source_rate) != _renamed(header, codec.name):
         raise BadDataError(f"the header disagrees with model {codec.name!r}: {header}")

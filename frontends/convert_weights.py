@@ -19,7 +19,7 @@ _SUFFIX = ".safetensors"
     type=click.Choice(["float32", "float16"]),
     default="float32",
     show_default=True,
-    help="float16 is half the size; its codes differ a little.",
+    help="float16 is half the size; it reads the same streams, and its own codes differ a little.",
 )
 @force_option
 def convert(weights: str, output: str | None, dtype: str, force: bool) -> None:

@@ -38,7 +38,7 @@ def _resampler(stream: DeviceStream, rate_in: int, rate_out: int, channels: int)
 class Microphone:
     """A capture device at the rate that was asked for; where the device refuses it, converted with little delay.
 
-    What a late reader has let pass comes as silence, so that time stays right; or `lost` tells a reader of it.
+    What a late reader has let pass comes as silence, so that time stays right; or `take_lost` tells a reader of it.
     """
 
     live = True
@@ -76,7 +76,7 @@ class Microphone:
         block, self._rest = self._rest[:samples], self._rest[samples:]
         return block
 
-    def lost(self) -> int:
+    def take_lost(self) -> int:
         """Samples lost since the last call; they will not be given as zeros."""
         self._look()
         exact = self._gap / self._ratio + self._fraction

@@ -24,7 +24,7 @@ _ARCHIVE = b"\x93NUMPY"
 @click.argument("target", required=False, metavar="[FILE|MODEL]")
 @click.option("--json", "as_json", is_flag=True, help="One object.")
 def info(target: str | None, as_json: bool) -> int:
-    """Say what FILE (a stream, a weights file, audio) or MODEL (a name) is; the embedded model where nothing is named."""
+    """Say what FILE (a stream, an archive, weights, audio) or MODEL (a name) is; the embedded model if nothing is named."""
     found = describe(target)
     if as_json:
         click.echo(json.dumps(found))

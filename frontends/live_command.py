@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from streamdac import frontend
 from streamdac.errors import UsageError
@@ -102,7 +103,12 @@ class Job:
 @click.option("--measure-latency", is_flag=True, help="Send clicks round: join output and input by a cable or the air.")
 @click.option("--pace/--no-pace", default=True, show_default=True, help="Files in real time, or flat out.")
 @click.option("--plot", default=None, metavar="PNG", help="Spectrograms of input and output of files [extra: plot].")
-@click.option("--json", "as_json", is_flag=True, help="Objects instead of display and report.")
+@click.option(
+    "--json",
+    "as_json",
+    is_flag=True,
+    help="Objects for display and report: one at the end, between devices one a second too.",
+)
 @model_options
 @force_option
 def live(
@@ -142,6 +148,11 @@ def live(
     devices = _is(source, "mic") and _is(sink, "speaker")
     if plot and devices:
         raise UsageError("--plot is for files: record with --output FILE instead of a loudspeaker")
+    _refuse_unused(devices=devices, measuring=measure_latency)
+    if plot:
+        from .plots import require_matplotlib
+
+        require_matplotlib()
     for path in (plot, record):
         if path:
             check_output(Path(path), force=force)
@@ -171,6 +182,25 @@ def live(
     if measure_latency:
         return measure(codec, options, settings, as_json=as_json)
     return run(codec, options, settings, Wishes(seconds, record, as_json, force))
+
+
+_OF_DEVICES = ("channels", "gain", "margin", "latency", "block", "reconnect", "measure_latency")
+_OF_FILES = ("pace",)
+_NOT_MEASURING = ("record", "seconds")
+
+
+def _refuse_unused(*, devices: bool, measuring: bool) -> None:
+    """Options that were typed and would do nothing."""
+    context = click.get_current_context()
+    unused = dict.fromkeys(_OF_FILES, "files") if devices else dict.fromkeys(_OF_DEVICES, "microphone and loudspeaker")
+    if devices and measuring:
+        unused |= dict.fromkeys(_NOT_MEASURING, "talk, not for --measure-latency")
+    for parameter in context.command.params:
+        typed = context.get_parameter_source(parameter.name or "") is ParameterSource.COMMANDLINE
+        if typed and parameter.name in unused:
+            raise UsageError(
+                f"{'/'.join([*parameter.opts, *parameter.secondary_opts])} is for {unused[parameter.name]}"
+            )
 
 
 def _ends(mic: bool, source: str | None, sink: str | None) -> tuple[str, str]:
@@ -222,7 +252,7 @@ def _between_files(codec: Codec, job: Job) -> None:
             codebooks=job.codebooks,
             vbr=job.vbr,
             pace=job.pace,
-            keep=job.plot is not None or not job.as_json,
+            keep=job.plot is not None or not job.as_json or source.samples is not None,
             seconds=job.seconds,
             network=job.network,
             record=record,
@@ -236,4 +266,5 @@ def _between_files(codec: Codec, job: Job) -> None:
         title = report.lines()[2]
         spectrograms(Path(job.plot), loop.heard(), loop.played(), source.sample_rate, title=title, force=job.force)
     # Where the audio itself goes to stdout, the report must not.
-    click.echo(json.dumps(asdict(report)) if job.as_json else "\n".join(report.lines()), err=job.sink == "-")
+    found = {**asdict(report), "final": True}
+    click.echo(json.dumps(found) if job.as_json else "\n".join(report.lines()), err=job.sink == "-")

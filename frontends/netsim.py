@@ -93,7 +93,7 @@ _PERCENT = click.FloatRange(0, 99)
 @click.command(short_help="What a bad network does to the audio.")
 @click.argument("source")
 @click.option(
-    "--loss", "losses", type=_List("share in %", r"\d+(\.\d+)?"), default="0,1,2,5,10,20", show_default=True,
+    "--loss", "losses", type=_List("share in %", r"\d+(\.\d+)?%?"), default="0,1,2,5,10,20", show_default=True,
     metavar="%,...", help="Packets lost, in %: a row of the table each.",
 )  # fmt: skip
 @click.option(
@@ -186,7 +186,11 @@ def _cells(
             frames, _, codebooks = redundancy.partition("x")
             if int(frames) > 64 or int(codebooks or 1) > 64:
                 raise UsageError(f"got redundancy {redundancy}, need at most 64x64")
-            yield replace(network, loss=float(loss) / 100), int(frames), int(codebooks) if codebooks else None
+            yield (
+                replace(network, loss=float(loss.removesuffix("%")) / 100),
+                int(frames),
+                int(codebooks) if codebooks else None,
+            )
 
 
 class _Table:

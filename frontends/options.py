@@ -36,9 +36,17 @@ def model_options(command: F) -> F:
 def raw_options(command: F) -> F:
     """--raw, --rate, --channels."""
     for option in (
-        click.option("--channels", type=click.IntRange(1, 32), default=None, help="Of raw PCM on stdin."),
         click.option(
-            "--rate", type=click.IntRange(LEAST_RATE, MOST_RATE), default=None, help="Hz, of raw PCM on stdin."
+            "--channels",
+            type=click.IntRange(1, 32),
+            default=None,
+            help="Of raw PCM on stdin; a wish for other sources.",
+        ),
+        click.option(
+            "--rate",
+            type=click.IntRange(LEAST_RATE, MOST_RATE),
+            default=None,
+            help="Hz, of raw PCM on stdin; a wish for other sources.",
         ),
         click.option("--raw", type=click.Choice(RAW_NAMES), default=None, help="Headerless PCM in the pipe."),
     ):

@@ -13,6 +13,14 @@ from streamdac.files import written_whole
 Signal = npt.NDArray[np.float32]  # [T]
 
 
+def require_matplotlib() -> None:
+    """Raises UnavailableError where it is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise UnavailableError("pictures need matplotlib: pip install 'streamdac[plot]'") from error
+
+
 def spectrograms(
     path: Path, original: Signal, decoded: Signal, sample_rate: int, *, title: str, force: bool = False
 ) -> None:
@@ -21,11 +29,10 @@ def spectrograms(
     Raises:
         UnavailableError: matplotlib is missing.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UnavailableError("pictures need matplotlib: pip install 'streamdac[plot]'") from error
+    require_matplotlib()
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(10, 6), layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(" ".join(title.split()))

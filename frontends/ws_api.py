@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
@@ -201,7 +200,8 @@ class Connection:
     async def _complete(self) -> None:
         """Send what the encoder still holds: silence goes after it until its frames are out."""
         assert self._table is not None
-        assert self._hops is not None
+        if self._hops is None:
+            return
         hop, ahead = self.codec.hop_length, self.codec.plan.encoder_lookahead
         samples = -self._hops.taken % hop + -(-ahead // hop) * hop
         if samples:
@@ -272,8 +272,8 @@ def _check(options: PeerOptions) -> None:
         _check_count("codebooks", options.codebooks, 1, MAX_CODEBOOKS)
     if not 0 <= options.delay <= MAX_DELAY:
         raise UsageError(f"delay is {options.delay:g} s, need 0 to {MAX_DELAY:g}")
-    if not 0 <= options.retry_seconds < math.inf:
-        raise UsageError(f"retry_seconds is {options.retry_seconds:g}, need 0 or more, and finite")
+    if not options.retry_seconds >= 0:
+        raise UsageError(f"retry_seconds is {options.retry_seconds:g}, need 0 or more")
 
 
 def _check_count(name: str, count: int, low: int, high: int) -> None:

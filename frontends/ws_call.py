@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from streamdac.errors import UnavailableError
+from streamdac.errors import UnavailableError, UsageError
 
 from .options import force_option, load_codec, model_options, quiet_option, vbr_option
 
@@ -25,7 +25,9 @@ def peer_options(command: F) -> F:
             click.option(
                 "--tls-ca", type=click.Path(path_type=Path), default=None, help="Certificates to trust, not the system's."
             ),
-            click.option("--channels", type=click.IntRange(1, 32), default=1, show_default=True),
+            click.option(
+                "--channels", type=click.IntRange(1, 32), default=1, show_default=True, help="Of what is sent and heard."
+            ),
             click.option("-n", "--codebooks", type=click.IntRange(1), default=None, help="At most so many."),
             click.option("--seconds", type=click.FloatRange(0, min_open=True), default=None, help="End after so long."),
             click.option(
@@ -129,6 +131,8 @@ def _run(model: str | None, device: str, engine: str, threads: int | None, optio
     except ImportError as error:
         raise UnavailableError(f"needs the package {error.name}: pip install 'streamdac[websocket]'") from error
     typed = Options(**options)
+    if not typed.retry_seconds >= 0:
+        raise UsageError(f"--retry is {typed.retry_seconds:g}, need 0 or more seconds")
     target = typed.target()  # what is wrong with it is said before a model is loaded
     # One hop is too little work to share: one thread is fastest.
     return run_peer(typed, load_codec(model, device, engine, threads or 1), target)

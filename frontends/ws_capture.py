@@ -14,7 +14,8 @@ from streamdac.errors import UsageError
 from .hops import HopEncoder, runs
 from .rates import check_rate
 from .varirate import VariableResampler
-from .ws_timetable import LOST_SECONDS, Timetable
+from .ws_limits import MUTES
+from .ws_timetable import Timetable
 from .ws_worker import Worker
 
 if TYPE_CHECKING:
@@ -124,9 +125,9 @@ class Capture(Worker):
 
     def _pass_over(self, lost: int, hop: float) -> int:
         """Mute what a device has lost, and what it had before, once that is worth a Mute; the samples that are left of it."""
-        tell = getattr(self.source, "lost", None)  # a microphone has it
+        tell = getattr(self.source, "take_lost", None)  # a microphone has it
         lost += tell() if tell else 0
-        if lost < LOST_SECONDS * self.source.sample_rate:
+        if lost * MUTES < self.source.sample_rate:  # a server takes no more Mutes than so many a second
             return lost
         frames = int(lost / hop)
         self.call(self._mute, frames)

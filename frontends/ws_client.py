@@ -108,7 +108,7 @@ async def open_socket(target: Target) -> ClientConnection:
     """
     url = with_room(target.url, None)
     try:
-        return await asyncio.wait_for(_open_socket(url, target), HANDSHAKE_SECONDS)
+        return await _open_socket(url, target)
     except Exception as error:
         _explain(url, error)
 
@@ -116,7 +116,7 @@ async def open_socket(target: Target) -> ClientConnection:
 async def _open_socket(url: str, target: Target) -> ClientConnection:
     host = urlsplit(url).hostname or ""
     headers = {} if target.token is None else {"Authorization": f"Bearer {target.token}"}
-    own = await asyncio.to_thread(is_loopback, host)  # may ask a name server
+    own = await asyncio.wait_for(asyncio.to_thread(is_loopback, host), HANDSHAKE_SECONDS)  # may ask a name server
     return await connect(
         url,
         ssl=_tls(target) if url.startswith("wss:") else None,

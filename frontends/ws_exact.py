@@ -28,7 +28,8 @@ class Exact:
     def __init__(self, codec: Codec, *, layout: Layout, silence: CodeArray, counts: HeardCounts) -> None:
         self.codec, self.layout, self.counts = codec, layout, counts
         self.ended = 0  # streams that came to their End
-        self.left = 0  # streams whose sender went before; not those that a lost session cut off
+        self.left = 0  # streams whose sender went before
+        self.broken = 0  # streams that a lost session of ours cut off
         self._silence = silence_for(layout, silence)
         self._stream: int | None = None
         self._mute_from: int | None = None
@@ -63,6 +64,7 @@ class Exact:
         """The session is gone."""
         if self._stream is not None:
             yield from self._finish(None)
+            self.broken += 1
 
     def _begin(self, packet: Packet) -> None:
         self._stream = packet.stream

@@ -50,6 +50,11 @@ class Playback(Worker):
         """Streams that are over, but whose End did not come, where that matters."""
         return 0
 
+    @property
+    def not_heard(self) -> int:
+        """Streams for which there is no room now."""
+        return 0
+
     def prepare(self) -> None:
         """Find the codes of silence, which also warms the codec up."""
         self.silence = silence_codes(self.codec)
@@ -123,6 +128,11 @@ class LivePlayback(Playback):
         self.skipped = 0.0  # s left out because the machine slept
 
     @property
+    def not_heard(self) -> int:
+        """See `Playback`."""
+        return self.voices.refused
+
+    @property
     def ended(self) -> int:
         """See `Playback`."""
         return self.voices.ended
@@ -187,6 +197,7 @@ class ExactPlayback(Playback):
         self._exact: Exact | None = None
         self._counts = HeardCounts()
         self._ended = self._left = 0
+        self.broken = 0  # streams that a lost session cut off
         self._hurried = threading.Event()
 
     @property
@@ -256,7 +267,8 @@ class ExactPlayback(Playback):
             self._exact = Exact(self.codec, layout=message, silence=self.silence, counts=self._counts)
         elif self._exact is not None:
             exact = self._exact
-            ended, left = exact.ended, exact.left
+            ended, left, broken = exact.ended, exact.left, exact.broken
             yield from exact.lost() if message is None else exact.hear(message)
             self._ended += exact.ended - ended
             self._left += exact.left - left
+            self.broken += exact.broken - broken

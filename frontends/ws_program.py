@@ -59,7 +59,8 @@ class Display:
         """A line that stays."""
         if not self._quiet:
             self._clear()
-            click.echo(f"streamdac: {text}", err=True)
+            with contextlib.suppress(OSError):  # nobody is there to read it
+                click.echo(f"streamdac: {text}", err=True)
 
     def show(self, thing: dict[str, Any], line: str) -> None:
         """The state now."""
@@ -68,7 +69,7 @@ class Display:
         elif self._terminal:
             columns = _columns()
             self._width = min(len(line), columns)
-            click.echo("\r\x1b[K" + line[:columns], nl=False, err=True)
+            self._draw("\r\x1b[K" + line[:columns])
 
     async def keep(self, look: Look) -> None:
         """Show every second, until cancelled; then once more.
@@ -85,7 +86,7 @@ class Display:
         finally:
             self.show(*look())
             if self._terminal:
-                click.echo(err=True)
+                self._draw("\n")
                 self._width = 0
 
     @contextlib.asynccontextmanager
@@ -107,8 +108,15 @@ class Display:
 
     def _clear(self) -> None:
         if self._width:
-            click.echo("\r\x1b[K", nl=False, err=True)
+            self._draw("\r\x1b[K")
             self._width = 0
+
+    def _draw(self, text: str) -> None:
+        """On the terminal, as long as there is one: who works in the background goes on without."""
+        try:
+            click.echo(text, nl=False, err=True)
+        except OSError:
+            self._terminal = False
 
 
 def _columns() -> int:

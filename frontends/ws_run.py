@@ -154,6 +154,8 @@ class Program:
             self.abandon()
             return INTERRUPTED
         self._display.note(introduce(self.peer))
+        if self._source is not None and self._source.channels > self.options.channels:
+            self._display.note(f"{self._source.channels} channels are mixed down to {self.options.channels}")
         watch = PeerWatch(self.peer, self._capture, self._playback)
         async with self._display.showing(peer_look(watch), stop):
             await self._talk(stop)
@@ -163,15 +165,28 @@ class Program:
 
     def _check_whole(self) -> None:
         """Refuse to call a transfer done that was not."""
-        url = self.peer.target.url
+        url, counts = self.peer.target.url, self.peer.counts
         if self._sent.is_set() and self.options.role is Role.SEND:
             if not self._end_said:
                 raise UnavailableError(f"{url}: no session when the input ended: its last part is not sent")
             if not self._answered:
                 raise UnavailableError(f"{url}: no answer to the Bye: what was sent last may not have come")
-        if self.options.once and self._playback is not None and self._playback.left:
-            seconds = self._playback.written / self.codec.sample_rate
+            if counts.lost_frames:
+                seconds = counts.lost_frames * self.codec.hop_length / self.codec.sample_rate
+                raise UnavailableError(
+                    f"{url}: not all was sent: {seconds:.1f} s are missing, of when there was no session"
+                )
+        if self.options.once and isinstance(self._playback, ExactPlayback):
+            self._check_recorded(url, self._playback)
+
+    def _check_recorded(self, url: str, playback: ExactPlayback) -> None:
+        seconds, totals = playback.written / self.codec.sample_rate, playback.totals()
+        if playback.left:
             raise BadDataError(f"{url}: the sender left before its end: {seconds:.1f} s are written")
+        if playback.broken:
+            raise BadDataError(f"{url}: the connection was lost meanwhile: {seconds:.1f} s are written, with a gap")
+        if wrong := totals.concealed + totals.recovered:
+            raise BadDataError(f"{url}: {seconds:.1f} s are written, but {wrong} frames did not come as they were sent")
 
     def abandon(self) -> None:
         """Close the ends whose threads have not begun: they would have done so."""

@@ -57,7 +57,7 @@ def serve(
     force: bool,
     quiet: bool,
 ) -> int:
-    """Run a server, until interrupted: what one peer in a room says, the others hear.
+    """Run a server, until interrupted or until its --input has ended: what one peer in a room says, the others hear.
 
     Packets are forwarded without decoding, so it needs no model, unless it takes part by --input or --output. With a
     pipe as --input it listens from when audio has begun to come.

@@ -37,7 +37,8 @@ class PeerStats:
     skipped: int = 0
     lost_packets: int = 0  # of the others
     late_packets: int = 0
-    refused_streams: int = 0  # not heard, because too many speak at once
+    refused_streams: int = 0  # that were not heard, because too many spoke at once
+    not_heard: int = 0  # of these now
     drift_ppm: float = 0.0
     round_trip_ms: float = 0.0
     capture_ms: float = 0.0  # what the source says that it is late, and the hop that has to be complete
@@ -88,7 +89,7 @@ class PeerWatch:
         stats.output_db = round(playback.level, 1)
         stats.played, stats.recovered, stats.concealed = totals.played, totals.recovered, totals.concealed
         stats.skipped, stats.lost_packets, stats.late_packets = totals.dropped, totals.lost_packets, totals.late_packets
-        stats.refused_streams = totals.refused_streams
+        stats.refused_streams, stats.not_heard = totals.refused_streams, playback.not_heard
         stats.buffer_ms = round(1000 * playback.delay(now), 1)
         stats.decode_ms = round(playback.decode_ms, 2)
         stats.playback_ms = round(1000 * float(getattr(playback.sink, "latency", 0.0)), 2)
@@ -116,8 +117,8 @@ def peer_line(stats: PeerStats) -> str:
     delay = stats.capture_ms, stats.encode_ms, stats.network_ms, stats.buffer_ms, stats.decode_ms, stats.playback_ms
     parts = " + ".join(f"{part:.0f}" for part in delay)
     state = f"{stats.speaking} speaking" if stats.connected else "no session"
-    if stats.refused_streams:
-        state += f" ({stats.refused_streams} not heard)"
+    if stats.not_heard:
+        state += f" ({stats.not_heard} not heard)"
     return (
         f"{state}  in {stats.input_db:.0f} out {stats.output_db:.0f} dB  {stats.sent_kbps:.1f}/{stats.received_kbps:.1f} kbps "
         f"x{stats.codebooks}  lost {stats.lost_packets} late {stats.late_packets} concealed {stats.concealed}  "

@@ -231,6 +231,11 @@ class Voices:
             return max((r.jitter.delay.target + max(0.0, r.jitter.excess(now)) for r in receivers), default=0.0)
 
     @property
+    def refused(self) -> int:
+        """Streams that are not heard."""
+        return len(self._refused)
+
+    @property
     def speaking(self) -> int:
         """Streams that are heard."""
         return len(self._voices) + len(self._fading)
@@ -254,6 +259,7 @@ class Voices:
             self._refused.add(message.stream)
             return None
         self._made_room.discard(message.stream)
+        self._refused.discard(message.stream)
         voice = self._voices[message.stream] = Voice(
             self.codec, self._layout, self._silence, correct_drift=self._correct_drift, min_delay=self._min_delay
         )

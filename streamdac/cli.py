@@ -78,7 +78,7 @@ def shell() -> None:
     """The Descript Audio Codec, streamed frame by frame.
 
     Results go to stdout, everything else to stderr. Exit codes: 0 ok, 1 failed, 2 usage, 65 bad data, 66 no input,
-    69 unavailable, 74 I/O, 77 denied, 130 interrupted.
+    69 unavailable, 74 I/O, 77 denied, 130 interrupted, 141 closed pipe, 143 terminated.
     """
 
 

@@ -19,7 +19,7 @@ from .engine import CodecEngine
 from .errors import UnavailableError, UsageError
 from .executor import Executor, deepest
 from .levels import Rows
-from .models import find_model
+from .models import OFFICIAL, find_model
 from .nn.network import DAC
 from .plan import Plan, build_plan
 from .stream_rows import Depths, check_depths
@@ -258,7 +258,7 @@ def load(
     """
     path = find_model(model)
     weights = load_weights(path)
-    name = weights.metadata.get("name") or path.stem
+    name = str(model) if str(model) in OFFICIAL else weights.metadata.get("name") or path.stem
     return Codec(weights.network(), device=device, engine=engine, threads=threads, name=name)
 
 

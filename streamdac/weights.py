@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import pickletools
+import re
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,6 +26,7 @@ FORMAT = "streamdac-1"
 _MAX_FILE_BYTES = 4 << 30
 _MOST_UNPACKED = 2  # times a zip's own size: torch.save compresses nothing, and weights hardly shrink
 _ZIP_MAGIC = b"PK\x03\x04"  # torch takes what begins otherwise for its older format
+_SAVED_ENTRY = re.compile(r"[^/]+/(data\.pkl|data/\d+|version|byteorder|\.format_version|\.storage_alignment)")
 _MAX_PICKLE_BYTES = 16 << 20  # of names, shapes and settings; tensors lie beside it
 # What weights and checkpoints are made of. torch allows more, such as bytearrays of any size.
 _SAVED_NAMES = frozenset(
@@ -32,7 +34,7 @@ _SAVED_NAMES = frozenset(
         "collections OrderedDict",
         "torch Size",
         "torch device",
-        *(f"torch._utils _rebuild_{what}" for what in ("tensor", "tensor_v2", "parameter", "parameter_with_state")),
+        *(f"torch._utils _rebuild_{what}" for what in ("tensor", "tensor_v2", "parameter")),
         *(f"torch {kind}Storage" for kind in ("Float", "Double", "Half", "BFloat16")),
         *(f"torch {kind}Storage" for kind in ("Long", "Int", "Short", "Char", "Byte", "Bool")),
     )
@@ -84,12 +86,20 @@ def load_weights(path: str | Path) -> Weights:
 def save_weights(
     path: str | Path, weights: Weights, *, dtype: torch.dtype = torch.float16, force: bool = False
 ) -> None:
-    """Write safetensors whole or not at all; fp16 unless asked otherwise.
+    """Write safetensors whole or not at all; fp16 unless asked otherwise, but for a quantiser that fp16 does not hold.
+
+    What its codes mean, and with it the fingerprint, is the same in either.
 
     Raises:
         OutputError: the file is there already and `force` is off, or it cannot be written.
     """
-    tensors = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in weights.tensors.items()}
+    whole = {name: tensor.detach().cpu() for name, tensor in weights.tensors.items()}
+    books = [tensor for name, tensor in whole.items() if name.startswith("quantizer.")]
+    exact = all(torch.equal(tensor.to(dtype).to(tensor.dtype), tensor) for tensor in books)
+    tensors = {
+        name: (tensor if name.startswith("quantizer.") and not exact else tensor.to(dtype)).contiguous()
+        for name, tensor in whole.items()
+    }
     metadata = {**weights.metadata, "format": FORMAT, "config": json.dumps(weights.config.to_dict())}
     try:
         with written_whole(Path(path), force=force) as temporary:
@@ -136,53 +146,69 @@ def read_saved(path: Path, what: str) -> Any:
     Raises:
         BadDataError: it is not such a file, is damaged, or holds anything else.
     """
-    whole = path.stat().st_size
     with path.open("rb") as file:
         begins = file.read(len(_ZIP_MAGIC))
     if begins != _ZIP_MAGIC or not zipfile.is_zipfile(path):
-        raise BadDataError(f"{path}: not {what}: {whole} bytes that are not the zip which torch.save writes")
+        raise BadDataError(
+            f"{path}: not {what}: {path.stat().st_size} bytes that are not the zip which torch.save writes"
+        )
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_zip(path, archive, what)
-    except (zipfile.BadZipFile, zlib.error, OSError, ValueError, NotImplementedError, RuntimeError) as error:
-        raise BadDataError(f"{path}: not {what}: {error}") from error
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged content makes the reader fail in any way it likes
+        content = torch.load(_checked(path, what), map_location="cpu", weights_only=True)
+        # A view may be of more than there is.
+        size = sum(Tensor.numel(tensor) * Tensor.element_size(tensor) for tensor in _tensors(content))
+    except BadDataError:
+        raise
+    except Exception as error:  # damaged content makes the readers fail in any way they like
         reason = (str(error).strip().splitlines() or [""])[0][:160]
         raise BadDataError(f"{path}: not {what}: {type(error).__name__} {reason}") from error
-    # A view may be of more than there is.
-    size = sum(tensor.numel() * tensor.element_size() for tensor in _tensors(content))
-    if size > _MOST_UNPACKED * whole:
+    if size > _MOST_UNPACKED * (whole := path.stat().st_size):
         raise BadDataError(f"{path}: not {what}: {whole} bytes whose tensors have {size}")
     return content
 
 
-def _check_zip(path: Path, archive: zipfile.ZipFile, what: str) -> None:
-    """Refuse what runs code, unpacks to more than it should, or names anything but tensors and plain types."""
-    entries = archive.infolist()
-    if any(entry.filename.endswith(("/.data/extern_modules", "/constants.pkl")) for entry in entries):
-        raise BadDataError(f"{path}: a torch.package or TorchScript file runs code when loaded; need {what}")
-    size, whole = sum(entry.file_size for entry in entries), path.stat().st_size
-    if size > _MOST_UNPACKED * whole:
-        raise BadDataError(f"{path}: not {what}: {whole} bytes that claim to hold {size}")
-    for entry in entries:
-        if not entry.filename.lower().endswith("data.pkl"):
-            continue
-        if entry.file_size > _MAX_PICKLE_BYTES:
-            raise BadDataError(f"{path}: not {what}: {entry.file_size} bytes beside its tensors")
-        for code, argument, _ in pickletools.genops(archive.read(entry)):
-            if code.name == "STACK_GLOBAL" or (code.name in ("GLOBAL", "INST") and argument not in _SAVED_NAMES):
-                raise BadDataError(f"{path}: not {what}: it names {str(argument or 'a function')[:60]!r}")
+def _checked(path: Path, what: str) -> io.BytesIO:
+    """What the zip at `path` holds, as a zip with nothing else: torch finds entries in ways of its own.
+
+    Refuses what runs code, unpacks to more than it should, or names anything but tensors and plain types.
+    """
+    with zipfile.ZipFile(path) as archive:
+        entries = archive.infolist()
+        if any(entry.filename.endswith(("/.data/extern_modules", "/constants.pkl")) for entry in entries):
+            raise BadDataError(f"{path}: a torch.package or TorchScript file runs code when loaded; need {what}")
+        size, whole = sum(entry.file_size for entry in entries), path.stat().st_size
+        if size > _MOST_UNPACKED * whole:
+            raise BadDataError(f"{path}: not {what}: {whole} bytes that claim to hold {size}")
+        made = io.BytesIO()
+        with zipfile.ZipFile(made, "w") as plain:
+            for entry in entries:
+                if found := _SAVED_ENTRY.fullmatch(entry.filename):
+                    data = archive.read(entry)
+                    if found[1] == "data.pkl":
+                        _check_names(path, data, what)
+                    plain.writestr(f"saved/{found[1]}", data)
+    made.seek(0)
+    return made
 
 
-def _tensors(content: Any, depth: int = 8) -> Iterator[Tensor]:
-    """Every tensor in dicts and lists, nested up to `depth` deep."""
-    if isinstance(content, Tensor):
-        yield content
-    elif depth and isinstance(content, Mapping | list | tuple):
-        for value in content.values() if isinstance(content, Mapping) else content:
-            yield from _tensors(value, depth - 1)
+def _check_names(path: Path, pickled: bytes, what: str) -> None:
+    if len(pickled) > _MAX_PICKLE_BYTES:
+        raise BadDataError(f"{path}: not {what}: {len(pickled)} bytes beside its tensors")
+    for code, argument, _ in pickletools.genops(pickled):
+        if code.name == "STACK_GLOBAL" or (code.name in ("GLOBAL", "INST") and argument not in _SAVED_NAMES):
+            raise BadDataError(f"{path}: not {what}: it names {str(argument or 'a function')[:60]!r}")
+
+
+def _tensors(content: object) -> Iterator[Tensor]:
+    """Every tensor in dicts and lists, each of these once."""
+    seen: set[int] = set()
+    waiting = [content]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, dict | list | tuple) and id(value) not in seen:
+            seen.add(id(value))
+            waiting.extend(dict.values(value) if isinstance(value, dict) else value)
 
 
 def _check_tensors(expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

@@ -118,7 +118,7 @@ def _build_folder(destination: Path, folder: Path, rate: int) -> None:
     items = folder_items(folder)
     files = [(item.name, item.path.stat().st_size, item.path.stat().st_mtime_ns) for item in items]
     recipe = hashlib.sha256(repr(files).encode()).hexdigest()[:16]
-    entry = Entry("speech", "extra-" + folder.resolve().name, rate)
+    entry = Entry("speech", "extra-" + _named(folder), rate)
     marker = destination / MARKERS / f"speech-{entry.package}.json"
     if _is_done(marker, recipe):
         return
@@ -130,6 +130,11 @@ def _build_folder(destination: Path, folder: Path, rate: int) -> None:
         record |= {"recipe": recipe, "version": "", "licence": "as the folder says", "folder": str(folder.resolve())}
         put_in_place(Path(name), entry, destination, marker, record)
     _report(entry, record)
+
+
+def _named(folder: Path) -> str:
+    """A folder's own name, as a path in a list of UTF-8 can have it."""
+    return os.fsencode(folder.resolve().name).decode("utf-8", "replace")
 
 
 def _report(entry: Entry, record: dict[str, Any]) -> None:

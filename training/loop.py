@@ -57,9 +57,6 @@ class Trainer:
     ) -> None:
         self.recipe, self.data, self.folder = recipe, list(data), folder
         self.processes = processes or Processes()
-        for batch in {recipe.batch, recipe.early_batch if recipe.early_steps else recipe.batch}:
-            if batch % self.processes.count:
-                raise UsageError(f"a batch of {batch} cannot be shared out among {self.processes.count} processes")
         self.device = self.processes.device
         self.log = log
         torch.manual_seed(recipe.seed)
@@ -201,6 +198,9 @@ class Trainer:
         return predictor is not None and predictor.without_effect
 
     def _check_before(self, budget: Budget) -> None:
+        for batch in {self.recipe.batch, self.recipe.shape_at(self.step)[0]}:
+            if batch % self.processes.count:
+                raise UsageError(f"a batch of {batch} cannot be shared out among {self.processes.count} processes")
         if not self.processes.alike(self.step, self.begun, self.quantising):
             raise UsageError(f"the processes begin at different steps, one at {self.step}: all need the run's folder")
         if self.recipe.freeze and (not self.quantising or self._to_predict):
@@ -215,7 +215,7 @@ class Trainer:
                 f"{budget.max_steps} steps at most, but the run goes on from step {self.origin[0]}: ask for more"
             )
         share = self.recipe.discriminator.from_share
-        if self.adversary is not None and share > 0 and budget == Budget():
+        if self.adversary is not None and not self.adversary.active and share > 0 and budget == Budget():
             raise UsageError(
                 f"discriminators from {share:g} of the budget on, but the run has no end (--budget-minutes)"
             )

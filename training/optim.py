@@ -164,14 +164,16 @@ class Optimizers:
         norms = {name.removesuffix("_v") + "_g" for name in muon}
         rest = [name for name in named if name not in muon]
         # Decay only means something for plain matrices; alpha, bias and the norms of weight norm are kept free unless asked for.
-        matrices = ("weight_v", "codebook.weight")
-        decayed = [n for n in rest if n not in norms and (recipe.decay_all or n.endswith(matrices))]
+        decayed = [name for name in rest if name.endswith(("weight_v", "codebook.weight"))]
         free = [name for name in rest if name not in decayed]
         # Older checkpoints: what AdamW had when it had Muon's norms too, and whether it still has it.
         self._kept = [name not in norms for name in decayed + free]
         groups = [
             {"params": [named[name] for name in decayed], "weight_decay": recipe.weight_decay},
-            {"params": [named[name] for name in free if name not in norms], "weight_decay": 0.0},
+            {
+                "params": [named[name] for name in free if name not in norms],
+                "weight_decay": recipe.weight_decay if recipe.decay_all else 0.0,
+            },
         ]
         self.adamw = torch.optim.AdamW([g for g in groups if g["params"]], lr=recipe.lr, betas=recipe.betas)
         layers = [(named[name], named[name.removesuffix("_v") + "_g"]) for name in muon]

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from .loop import Trainer
 
 
+_HELD_OUT = 2  # how files of a plain folder are chosen to be held out: the second way
+
+
 def run_state(run: Trainer) -> dict[str, Any]:
     """Everything that the next step depends on, as tensors and plain types."""
     return {
@@ -30,6 +33,7 @@ def run_state(run: Trainer) -> dict[str, Any]:
         "origin": list(run.origin),
         "quantising": run.quantising,
         "best": run.best,
+        "held_out": _HELD_OUT,
         "adversary": None if run.adversary is None else run.adversary.state_dict(),
     }
 
@@ -60,7 +64,8 @@ def restore(run: Trainer, state: dict[str, Any], *, branch: bool) -> None:
     run.step, run.elapsed, run.audio_seconds = state["step"], state["elapsed"], state["audio_seconds"]
     run.origin = (run.step, run.elapsed) if branch else (int(state["origin"][0]), float(state["origin"][1]))
     run.quantising, run.begun = state["quantising"], True
-    run.best = float("inf") if branch else state.get("best", float("inf"))  # of other data or losses, perhaps
+    measured_alike = not branch and state.get("held_out") == _HELD_OUT  # else of other data or losses, perhaps
+    run.best = state.get("best", float("inf")) if measured_alike else float("inf")
     if run.adversary is not None and state.get("adversary") is not None:
         try:
             run.adversary.load_state_dict(state["adversary"])

@@ -29,7 +29,8 @@ def _load() -> tuple[ModuleType | None, str | None]:
     except ImportError as error:
         return (
             None,
-            f"the native kernels are not built ({error}); install again where a C++ compiler is (GCC 12, Clang)",
+            f"the native kernels are not built ({error}); install again where a C++ compiler (GCC 12, Clang) and Python's "
+            "headers (python3-dev) are",
         )
     stamp = _source_stamp()
     if stamp is not None and module.build_stamp != stamp:

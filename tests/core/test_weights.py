@@ -158,7 +158,6 @@ def test_tensors_without_plain_values_are_refused(tmp_path: Path, tensor: torch.
         load_weights(tmp_path / "w.pth")
 
 
-@pytest.mark.parametrize("entry", ["data.pkl", "DATA.PKL"])
 @pytest.mark.parametrize(
     "pickled",
     [
@@ -168,10 +167,34 @@ def test_tensors_without_plain_values_are_refused(tmp_path: Path, tensor: torch.
     ],
     ids=["by-name", "by-stack", "instance"],
 )
-def test_names_that_are_no_part_of_weights_are_refused_unused(tmp_path: Path, entry: str, pickled: bytes) -> None:
-    path = saved(tmp_path / "w.pth", pickled)
-    path.write_bytes(path.read_bytes().replace(b"data.pkl", entry.encode()))
+def test_names_that_are_no_part_of_weights_are_refused_unused(tmp_path: Path, pickled: bytes) -> None:
     with pytest.raises(BadDataError, match="it names"):
+        load_weights(saved(tmp_path / "w.pth", pickled))
+
+
+def test_what_only_torch_would_find_in_a_zip_is_not_there(tmp_path: Path) -> None:
+    """It takes entries in any case, and a directory at the place that the end of the file names."""
+    path = saved(tmp_path / "w.pth", b"\x80\x02}.")
+    other = path.read_bytes().replace(b"data.pkl", b"DATA.PKL")
+    path.write_bytes(other)
+    with pytest.raises(BadDataError, match="not a plain weights file"):
+        load_weights(path)
+
+
+def test_what_holds_itself_is_read_once(tmp_path: Path) -> None:
+    itself = b"\x80\x02]q\x00(" + b"h\x00" * 100 + b"e."
+    with pytest.raises(BadDataError, match="no state_dict"):
+        load_weights(saved(tmp_path / "w.pth", itself))
+
+
+@pytest.mark.parametrize("where", [b"w/data.pkl", b"w/version"])
+def test_a_zip_whose_sizes_are_wrong_is_bad_data(tmp_path: Path, where: bytes) -> None:
+    path = saved(tmp_path / "w.pth", b"\x80\x02}.")
+    data = bytearray(path.read_bytes())
+    entry = data.rindex(b"PK\x01\x02", 0, data.rindex(where))
+    data[entry + 20 : entry + 28] = (50).to_bytes(4, "little") * 2
+    path.write_bytes(data)
+    with pytest.raises(BadDataError):
         load_weights(path)
 
 

@@ -170,3 +170,21 @@ def test_a_report_that_fails_costs_no_audio(
     write(tmp_path / "in.wav", RATE, 1_000)
     assert cli.main(["live", "-i", str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav"), "--no-pace"]) == 1
     assert soundfile.info(tmp_path / "out.wav").frames == 1_000
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["-i", "tone:440,1", "-o", "null:", "--gain", "12"], "--gain is for microphone and loudspeaker"),
+        (["-i", "tone:440,1", "-o", "x.wav", "--measure-latency"], "--measure-latency take a microphone"),
+        (["--mic", "-o", "x.wav", "--channels", "2"], "--channels is for microphone and loudspeaker"),
+        (["--measure-latency", "-o", "x.wav"], "--measure-latency is for microphone and loudspeaker"),
+        (["--mic", "--no-pace"], "--pace/--no-pace is for files"),
+        (["--measure-latency", "--seconds", "3"], "--seconds is for talk, not for --measure-latency"),
+    ],
+)
+def test_an_option_that_would_do_nothing_is_refused(
+    capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    assert cli.main(["live", *words]) == 2
+    assert message in capsys.readouterr().err

@@ -217,6 +217,15 @@ def test_speakers_whose_names_a_folder_cannot_tell_apart_are_both_kept(tmp_path:
         assert soundfile.info(tmp_path / "corpus" / path).duration == pytest.approx(seconds, abs=1e-3)
 
 
+def test_a_folder_whose_name_is_not_utf_8_is_taken_in(tmp_path: Path) -> None:
+    source = write(tmp_path / "own/a-0.wav", voice(3.0))
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    os.rename(source.parent, folder)
+    corpus.build_corpus(tmp_path / "corpus", [], rate=RATE, extra=[folder])
+    (row,) = rows(tmp_path / "corpus")
+    assert (tmp_path / "corpus" / row["path"]).is_file()
+
+
 def test_names_that_are_not_utf_8_are_taken_in(tmp_path: Path) -> None:
     source = write(tmp_path / "own/a-0.wav", voice(3.0))
     os.rename(source, os.fsencode(source.parent) + b"/caf\xe9-0.wav")

@@ -287,11 +287,11 @@ def test_opus_without_its_tools_is_refused(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_that_opus_is_missing_is_said_before_anything_is_coded(
-    model: Path, audio_folder: Path, monkeypatch: pytest.MonkeyPatch
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(shutil, "which", lambda _tool: None)
     for option in ("--against=opus", "--opus-nominal=8"):
-        line = [str(model), f"--data={audio_folder}", "--split=nothing-of-that-kind", option]
+        line = [str(model), f"--data={tmp_path / 'none'}", option]
         with pytest.raises(UnavailableError, match="opusenc and opusdec not found"):
             CliRunner().invoke(evaluate_command, line, catch_exceptions=False)
 

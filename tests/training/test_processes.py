@@ -14,7 +14,7 @@ import torch
 
 from streamdac.errors import UsageError
 from streamdac.training.checkpoint import load_checkpoint
-from streamdac.training.loop import Trainer
+from streamdac.training.loop import Budget, Trainer
 from streamdac.training.processes import Processes
 from streamdac.training.recipe import load_recipe
 
@@ -117,5 +117,7 @@ def test_processes_that_do_not_share_the_runs_folder_are_told(audio_folder: Path
 
 def test_a_batch_that_cannot_be_shared_out_is_refused_at_once(audio_folder: Path, tmp_path: Path) -> None:
     for changes in (["batch=4"], ["batch=3", "early_steps=5", "early_batch=4"]):
+        made = Trainer(load_recipe("causal-24khz", [*TINY, *changes]), [audio_folder], tmp_path)
+        made.processes = Processes(0, 3)
         with pytest.raises(UsageError, match="a batch of 4 cannot be shared out among 3 processes"):
-            Trainer(load_recipe("causal-24khz", [*TINY, *changes]), [audio_folder], tmp_path, processes=Processes(0, 3))
+            made.train(Budget())

@@ -100,7 +100,7 @@ def speech(seconds: float) -> np.ndarray:
 
 @contextlib.asynccontextmanager
 async def running(**settings: Any) -> AsyncIterator[RelayServer]:
-    relay = RelayServer(Settings(port=0, **settings))
+    relay = RelayServer(Settings(**{"port": 0, **settings}))
     await relay.start()
     try:
         yield relay
@@ -144,10 +144,12 @@ class Raw:
                 return message
 
     async def hear_a(self, kind: type[Message]) -> Any:
-        async with asyncio.timeout(PATIENCE):
+        async def heard() -> Message:
             while not isinstance(message := await self.hear(), kind):
                 pass
-        return message
+            return message
+
+        return await asyncio.wait_for(heard(), PATIENCE)
 
     async def keep_hearing(self) -> None:
         with contextlib.suppress(ConnectionClosed):
@@ -159,10 +161,13 @@ class Raw:
 
     async def closed(self) -> tuple[int, str]:
         """The close code and reason with which the server ends it."""
+
+        async def read() -> None:
+            while True:
+                await self.socket.recv()
+
         with contextlib.suppress(ConnectionClosed):
-            async with asyncio.timeout(PATIENCE):
-                while True:
-                    await self.socket.recv()
+            await asyncio.wait_for(read(), PATIENCE)
         assert self.socket.close_code is not None
         return self.socket.close_code, self.socket.close_reason or ""
 

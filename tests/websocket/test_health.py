@@ -74,5 +74,5 @@ def test_a_line_for_people_holds_the_whole_delay() -> None:
 
 
 def test_a_line_for_people_tells_of_streams_that_are_not_heard() -> None:
-    assert peer_line(PeerStats(connected=True, speaking=8, refused_streams=2)).startswith("8 speaking (2 not heard)  ")
+    assert peer_line(PeerStats(connected=True, speaking=8, not_heard=2)).startswith("8 speaking (2 not heard)  ")
     assert "not heard" not in peer_line(PeerStats(connected=True))

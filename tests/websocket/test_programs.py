@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Iterator
+import sys
+from collections.abc import AsyncIterator, Iterator
 
 import numpy as np
 import pytest
@@ -18,6 +19,7 @@ from streamdac.frontends import ws_channel, ws_program
 from streamdac.frontends.ws_access import Settings
 from streamdac.frontends.ws_run import Options, Program
 from streamdac.frontends.ws_serve import run_server
+from streamdac.frontends.ws_server import RelayServer
 from streamdac.protocols.messages import Bye, Offer, Reason, Role
 from streamdac.protocols.sender import Sender
 
@@ -28,8 +30,7 @@ async def run(options: Options, stop: asyncio.Event | None = None) -> int:
     """A peer from start to end; the exit code."""
     program = Program(options, small_codec())
     program.open_ends()
-    async with asyncio.timeout(PATIENCE):
-        return await program.run_until(stop or asyncio.Event(), options.target())
+    return await asyncio.wait_for(program.run_until(stop or asyncio.Event(), options.target()), PATIENCE)
 
 
 def sending(to: str, seconds: float = 0.1) -> Options:
@@ -56,7 +57,7 @@ async def test_a_transfer_whose_bye_nobody_answers_has_failed(monkeypatch) -> No
 async def test_a_transfer_that_has_no_session_at_its_end_has_failed() -> None:
     async with running() as relay:
         ending = asyncio.ensure_future(run(sending(url(relay), 1.0)))
-        await until(lambda: relay._channels)
+        await until(lambda: relay.counts.received)
         await relay.stop()
         with pytest.raises(UnavailableError, match="no session when the input ended"):
             await ending
@@ -88,6 +89,51 @@ async def test_a_recording_whose_sender_left_is_kept_and_no_success(tmp_path) ->
         assert soundfile.info(tmp_path / "x.wav").frames == 30 * 320
 
 
+@contextlib.asynccontextmanager
+async def restarted(relay: RelayServer) -> AsyncIterator[RelayServer]:
+    """The same server anew, at the same port."""
+    await relay.stop()
+    async with running(port=relay.port) as again:
+        yield again
+
+
+async def test_a_transfer_with_a_gap_has_failed() -> None:
+    async with running() as relay:
+        ending = asyncio.ensure_future(run(sending(url(relay), 2.0)))
+        await until(lambda: relay.counts.received)
+        async with restarted(relay):
+            with pytest.raises(UnavailableError, match=r"not all was sent: \d\.\d s are missing"):
+                await ending
+
+
+async def say(relay: RelayServer, *, to_the_end: bool) -> None:
+    """Thirty frames, as soon as somebody listens."""
+    offer = Offer(small_codec().fingerprint, 24_000, 320, 4, 64)
+    async with raw(relay, greet=hello(Role.SEND, offer=offer, codebooks=4)) as speaker:
+        await until(lambda: len(relay.rooms["lobby"].members) == 2)
+        sender = Sender(speaker.session.agreement.layout)
+        messages = [*sender.push(np.zeros((4, 1, 30), np.int64)), *(sender.end(30 * 320) if to_the_end else [])]
+        for message in messages:
+            await speaker.say(message)
+        await until(lambda: relay.counts.received == 30)
+        await asyncio.sleep(0.1)
+        await relay.stop()
+
+
+async def test_a_recording_with_a_gap_is_kept_and_no_success(tmp_path) -> None:
+    async with running() as relay:
+        options = Options(url(relay), sink=str(tmp_path / "x.wav"), exact=True, once=True, quiet=True)
+        ending = asyncio.ensure_future(run(options))
+        await say(relay, to_the_end=False)
+    async with running(port=relay.port) as again:
+        saying = asyncio.ensure_future(say(again, to_the_end=True))
+        with pytest.raises(BadDataError, match=r"the sender left|the connection was lost"):
+            await ending
+        saying.cancel()
+        await asyncio.gather(saying, return_exceptions=True)
+    assert soundfile.info(tmp_path / "x.wav").frames >= 30 * 320
+
+
 @contextlib.contextmanager
 def stdout_fails(number: int) -> Iterator[None]:
     """With an error of that number, which is expected to come out."""
@@ -112,8 +158,7 @@ def number(request, monkeypatch) -> int:
 
 
 async def serve(own: Program | None = None) -> int:
-    async with asyncio.timeout(PATIENCE):
-        return await run_server(Settings(port=0), as_json=True, quiet=True, own=own)
+    return await asyncio.wait_for(run_server(Settings(port=0), as_json=True, quiet=True, own=own), PATIENCE)
 
 
 async def test_a_server_whose_output_nobody_takes_ends_with_that_error(number) -> None:
@@ -132,3 +177,20 @@ async def test_a_peer_whose_output_nobody_takes_ends_with_that_error(number) -> 
     async with running() as relay:
         with stdout_fails(number):
             await run(Options(url(relay), source="tone:440", as_json=True, quiet=True))
+
+
+async def test_a_terminal_that_goes_away_ends_nobody(monkeypatch) -> None:
+    """As after a logout, where the program stays in the background."""
+    monkeypatch.setattr(ws_program, "SHOW_SECONDS", 0.01)
+    ours, theirs = os.openpty()
+    terminal = os.fdopen(theirs, "w")
+    monkeypatch.setattr(sys, "stderr", terminal)
+    display = ws_program.Display(as_json=False, quiet=False)
+    os.close(ours)
+    stop = asyncio.Event()
+    async with display.showing(lambda: ({}, "a line"), stop):
+        display.note("a note")
+        await asyncio.sleep(0.1)
+    assert not stop.is_set()
+    with contextlib.suppress(OSError):
+        terminal.close()

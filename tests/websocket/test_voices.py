@@ -184,7 +184,10 @@ def test_who_paused_for_less_than_a_second_keeps_its_voice() -> None:
         voice.quiet_since = 1.5
     made.hear(sent(codes(1), stream=MAX_VOICES)[0], 2.0)
     assert MAX_VOICES not in made._voices
-    assert made.totals().refused_streams == 1
+    assert (made.refused, made.totals().refused_streams) == (1, 1)
+    made.hear(sent(codes(2), stream=MAX_VOICES)[1], 3.0)
+    assert MAX_VOICES in made._voices
+    assert (made.refused, made.totals().refused_streams) == (0, 1)
 
 
 def test_a_stream_that_made_room_has_ended_with_its_end() -> None:

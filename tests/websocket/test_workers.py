@@ -51,8 +51,7 @@ async def captured(source, channels: int = 1) -> tuple[np.ndarray, list[int]]:
         small_codec(), source, channels=channels, codebooks=4, deliver=codes.append, mute=id, ended=samples.append
     )
     capture.start()
-    async with asyncio.timeout(PATIENCE):
-        await capture.done
+    await asyncio.wait_for(capture.done, PATIENCE)
     await asyncio.sleep(0)
     return np.concatenate(codes, axis=2), samples
 
