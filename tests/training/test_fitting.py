@@ -158,5 +158,5 @@ def test_a_run_that_stopped_fits_again_as_one_that_did_not(audio_folder: Path, t
 
 def test_settings_out_of_range_are_refused() -> None:
     for change in ("refit_every=-1", "sensitivity=2"):
-        with pytest.raises(UsageError, match=r"refit_every -1|sensitivity 2"):
+        with pytest.raises(UsageError, match=r"refit_every is -1|sensitivity 2"):
             load_recipe("causal-24khz", [change])
