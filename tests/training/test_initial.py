@@ -23,7 +23,7 @@ from streamdac.training.train import train_command
 from streamdac.weights import Weights, save_weights
 
 from .conftest import TINY
-from .golden import GOLDEN, needs_golden
+from .golden import GOLDEN
 from .test_loop import trainer
 
 
@@ -62,7 +62,6 @@ def test_a_causal_model_with_fewer_codebooks_starts_from_an_offline_one(audio_fo
     assert (made.network.state_dict()[book] - wanted[book]).abs().max() < 0.01
 
 
-@needs_golden
 def test_a_causal_model_starts_from_an_official_file(audio_folder: Path, tmp_path: Path) -> None:
     # A small model of the official package: encoder 6, decoder 80, 8 codebooks.
     changes = ["model.preset=dac-24khz", "model.padding=causal", "model.encoder_dim=6", "model.decoder_dim=80"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -23,15 +20,12 @@ from streamdac.training.losses import (
     waveform_l1,
 )
 
-GOLDEN = Path(os.environ.get("STREAMDAC_GOLDEN", Path(__file__).parents[3] / "shared" / "golden"))
-INDEX = json.loads((GOLDEN / "index.json").read_text()) if (GOLDEN / "index.json").exists() else None
-CASES = INDEX["losses"]["cases"] if INDEX else []
-needs_golden = pytest.mark.skipif(INDEX is None, reason="golden results are not here")
+from .golden import arrays, cases
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+@pytest.mark.parametrize("case", cases("losses", "cases"))
 def test_losses_equal_the_official_ones(case: dict) -> None:
-    data = np.load(GOLDEN / case["file"])
+    data = arrays(case["file"])
     x, y = torch.from_numpy(data["x"]).requires_grad_(), torch.from_numpy(data["y"])
     losses = SpectralLosses(case["sample_rate"])
     mel, stft = losses(x, y)
@@ -46,18 +40,17 @@ def test_losses_equal_the_official_ones(case: dict) -> None:
         assert (grad - wanted).norm() < 1e-3 * wanted.norm(), name
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case["name"])
+@pytest.mark.parametrize("case", cases("losses", "cases"))
 def test_each_window_equals_the_official_one(case: dict) -> None:
-    data = np.load(GOLDEN / case["file"])
+    data = arrays(case["file"])
     x, y = torch.from_numpy(data["x"]), torch.from_numpy(data["y"])
     mel, stft = SpectralLosses(case["sample_rate"]).per_window(x, y)
     assert {str(w): v.item() for w, v in mel.items()} == pytest.approx(case["mel_per_window"], rel=1e-5)
     assert {str(w): v.item() for w, v in stft.items()} == pytest.approx(case["stft_per_window"], rel=1e-5)
 
 
-@needs_golden
 def test_mel_filters_equal_the_official_ones() -> None:
-    wanted = np.load(GOLDEN / "losses" / "mel_filters.npz")
+    wanted = arrays("losses/mel_filters.npz")
     for key in wanted:
         rate, window, n_mels = (int("".join(filter(str.isdigit, part))) for part in key.split("_"))
         np.testing.assert_allclose(mel_filters(rate, window, n_mels), wanted[key], atol=1e-6 * wanted[key].max())
