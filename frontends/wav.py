@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from streamdac.errors import BadDataError
 
+from .rates import MOST_RATE
+
 Block = npt.NDArray[np.float32]
 UNKNOWN = 0xFFFFFFFF  # a length that the writer did not know
 SOX_UNKNOWN = 0x7FFFF000  # SoX's, in whole blocks
 _PCM, _FLOAT, _EXTENSIBLE = 1, 3, 0xFFFE
 _MAX_CHANNELS = 32
-_MAX_RATE = 768_000
 _MAX_HEADER = 1 << 26  # bytes before the samples, in all
 
 
@@ -134,8 +135,8 @@ def _parse_format(body: bytes) -> tuple[int, int, SampleFormat]:
     allowed = {_PCM: (8, 16, 24, 32), _FLOAT: (32, 64)}.get(kind, ())
     if bits not in allowed:
         raise UnreadWavError(f"WAV: format {kind} with {bits} bits; need PCM of 8, 16, 24, 32 or float of 32, 64 bits")
-    if not 1 <= channels <= _MAX_CHANNELS or not 1 <= rate <= _MAX_RATE:
-        raise BadDataError(f"WAV: {channels} channels at {rate} Hz; need 1 to {_MAX_CHANNELS} and up to {_MAX_RATE} Hz")
+    if not 1 <= channels <= _MAX_CHANNELS or not 1 <= rate <= MOST_RATE:
+        raise BadDataError(f"WAV: {channels} channels at {rate} Hz; need 1 to {_MAX_CHANNELS} and up to {MOST_RATE} Hz")
     return rate, channels, SampleFormat(bits, is_float=kind == _FLOAT)
 
 

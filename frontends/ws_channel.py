@@ -20,9 +20,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.protocol import OPEN
 
 from streamdac.errors import ProtocolError, RemoteProtocolError
-from streamdac.protocols.messages import Bye, End, Message, Mute, Pong, Reason, Reject
+from streamdac.protocols.messages import SUBPROTOCOL, Bye, End, Message, Mute, Pong, Reason, Reject
 from streamdac.protocols.session import NEXT, PeerTimeoutError, Session, Side, State
 
+from .ws_access import logger
 from .ws_ending import (
     GOING_AWAY,
     INTERNAL_ERROR,
@@ -51,6 +52,18 @@ HOLD_SECONDS = 1.0  # beyond twice the best round trip that a Pong may take befo
 TICK_SECONDS = 0.1
 LEAVE_SECONDS = 3.0  # that the peer has to answer a Bye
 MAX_URGENT = 64  # answers that wait for the socket; a peer that asks more loses the oldest
+
+# Of a websocket, either side. It needs no pings: the session has its own.
+SOCKET: dict[str, Any] = {
+    "subprotocols": [SUBPROTOCOL],
+    "compression": None,
+    "ping_interval": None,
+    "ping_timeout": None,
+    "close_timeout": CLOSE_SECONDS,
+    "max_size": MAX_SIZE,
+    "write_limit": WRITE_LIMIT,
+    "logger": logger,
+}
 
 
 class NotBinary(RemoteProtocolError):

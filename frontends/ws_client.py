@@ -30,8 +30,8 @@ from streamdac.errors import (
 )
 from streamdac.protocols.messages import SUBPROTOCOL, VERSION, Bye, Hello, Offer, Reason, Reject, Role
 
-from .ws_access import is_loopback, logger
-from .ws_channel import CLOSE_SECONDS, HANDSHAKE_SECONDS, MAX_SIZE, WRITE_LIMIT
+from .ws_access import is_loopback
+from .ws_channel import HANDSHAKE_SECONDS, SOCKET
 from .ws_ending import POLICY, PROTOCOL_ERROR, Ending, printable
 
 if TYPE_CHECKING:
@@ -120,17 +120,10 @@ async def _open_socket(url: str, target: Target) -> ClientConnection:
     return await connect(
         url,
         ssl=_tls(target) if url.startswith("wss:") else None,
-        subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
-        compression=None,
         additional_headers=headers,
         proxy=None if own else True,
         open_timeout=HANDSHAKE_SECONDS,
-        ping_interval=None,  # the session has Pings of its own
-        ping_timeout=None,
-        close_timeout=CLOSE_SECONDS,
-        max_size=MAX_SIZE,
-        write_limit=WRITE_LIMIT,
-        logger=logger,
+        **SOCKET,
     )
 
 

@@ -180,7 +180,7 @@ class Peer:
                 frames_per_packet=accept.frames_per_packet,
                 redundancy_frames=accept.redundancy_frames,
                 redundancy_codebooks=accept.redundancy_codebooks,
-                mute_frames=max(1, round(self.codec.sample_rate / self.codec.hop_length)),
+                mute_frames=max(1, round(self.codec.config.frame_rate)),
             )
             self._frames_before = self.counts.frames + self.counts.lost_frames + self.counts.muted_frames
         self._asked = None

@@ -14,11 +14,11 @@ from urllib.parse import unquote
 from websockets.asyncio.server import serve
 
 from streamdac.errors import DeniedError, UnavailableError, UsageError
-from streamdac.protocols.messages import SUBPROTOCOL, Reason
+from streamdac.protocols.messages import Reason
 from streamdac.protocols.session import Side
 
 from .ws_access import HEALTH, ROOM, Settings, authorized, check_exposure, check_rooms, logger, tls_context
-from .ws_channel import CLOSE_SECONDS, HANDSHAKE_SECONDS, MAX_SIZE, WRITE_LIMIT, Channel
+from .ws_channel import CLOSE_SECONDS, HANDSHAKE_SECONDS, SOCKET, Channel
 from .ws_ending import TRY_LATER
 from .ws_limits import RateLimit
 from .ws_rooms import Member, Room, RoomCounts
@@ -85,18 +85,11 @@ class RelayServer:
                 settings.host,
                 settings.port,
                 ssl=context,
-                subprotocols=[SUBPROTOCOL],  # type: ignore[list-item]
                 origins=[None, *settings.origins],  # type: ignore[list-item]
-                compression=None,
                 process_request=self._admit,
                 server_header=None,
                 open_timeout=HANDSHAKE_SECONDS,
-                ping_interval=None,  # the session has Pings of its own
-                ping_timeout=None,
-                close_timeout=CLOSE_SECONDS,
-                max_size=MAX_SIZE,
-                write_limit=WRITE_LIMIT,
-                logger=logger,
+                **SOCKET,
             )
         except PermissionError as error:
             raise DeniedError(f"cannot listen on {settings.host}:{settings.port}: {error.strerror}") from error
