@@ -21,6 +21,7 @@ PEAK = 0.98
 MAX_GAIN_DB = 24.0
 SHORTEST_CLIP = 2048  # samples: the widest window of the distances
 _PATIENCE = 20  # times `Mix.tries` draws of digital silence until training gives up
+_SLOWEST = 0.25  # of speeds
 SILENT_DB = -50.0  # a segment whose gated level is below this is drawn again
 
 
@@ -41,6 +42,8 @@ class Mix:
     lowpass_probability: float = 0.0
     lowpass_hz: tuple[float, float] = (3500.0, 10_000.0)
     phase_probability: float = 0.0  # all frequencies turned by one random angle: sounds the same, looks different
+    speed_probability: float = 0.0  # played slower or faster, so that pitch and formants move: another voice
+    speed: tuple[float, float] = (0.85, 1.2)
     tries: int = 12  # draws until a segment is not silent
 
     def __post_init__(self) -> None:
@@ -49,6 +52,7 @@ class Mix:
             self.noise_probability,
             self.lowpass_probability,
             self.phase_probability,
+            self.speed_probability,
         )
         if any(not 0 <= chance <= 1 for chance in chances):
             raise UsageError(f"probabilities must lie in 0..1, got {chances}")
@@ -57,6 +61,8 @@ class Mix:
             raise UsageError(f"kind weights must be numbers, got {dict(self.kind_weights)}")
         if min(weights, default=0) < 0 or not any(weights):
             raise UsageError(f"kind weights must be 0 or more and not all 0, got {dict(self.kind_weights)}")
+        if not _SLOWEST <= self.speed[0] <= self.speed[1] <= 1 / _SLOWEST:
+            raise UsageError(f"speed must be a range within {_SLOWEST}..{1 / _SLOWEST:g}, got {self.speed}")
         if self.tries < 1 or self.narrow_weight <= 0:
             raise UsageError(f"tries and narrow_weight must be above 0, got {self.tries} and {self.narrow_weight}")
 
@@ -134,18 +140,20 @@ class SegmentSampler:
         """The segment [T] of one row of the whole batch."""
         rng = np.random.default_rng([self.seed, step, row])
         kind = list(self._draws)[int(rng.choice(len(self._draws), p=self._kind_chances))]
-        audio, level = self._loud_segment(kind, rng)
+        # Speeds and phases are only drawn where they are wanted: recipes without keep their segments.
+        changed = self.mix.speed_probability and rng.random() < self.mix.speed_probability
+        speed = rng.uniform(*self.mix.speed) if changed else 1.0
+        audio, level = self._loud_segment(kind, rng, speed)
         if rng.random() < self.mix.lowpass_probability:
             audio = low_pass(audio, self.sample_rate, rng.uniform(*self.mix.lowpass_hz))
         if kind == "speech" and rng.random() < self.mix.noise_probability:
             audio = self._with_noise(audio, level, rng)
         audio = self._at_random_level(audio, rng)
-        # Only drawn where it is wanted: recipes without it keep their segments.
         if self.mix.phase_probability and rng.random() < self.mix.phase_probability:
             audio = turned(audio, rng.uniform(-np.pi, np.pi))
         return audio
 
-    def _loud_segment(self, kind: str, rng: np.random.Generator) -> tuple[Audio, float]:
+    def _loud_segment(self, kind: str, rng: np.random.Generator, speed: float = 1.0) -> tuple[Audio, float]:
         """A segment [T] of `kind` and its level in dB: the first that is not silent, else the loudest of the tries."""
         best: tuple[Audio, float] | None = None
         draws = _PATIENCE * self.mix.tries
@@ -153,7 +161,7 @@ class SegmentSampler:
             if number >= self.mix.tries and best is not None and best[1] > -np.inf:
                 break
             file = self._draws[kind](rng)
-            audio = self._cut(file, rng)
+            audio = self._cut(file, rng, speed)
             if audio is None:
                 continue
             level = gated_level(audio, self.sample_rate)
@@ -168,14 +176,17 @@ class SegmentSampler:
             )
         return best
 
-    def _cut(self, file: AudioFile, rng: np.random.Generator) -> Audio | None:
+    def _cut(self, file: AudioFile, rng: np.random.Generator, speed: float) -> Audio | None:
         """A random stretch [T] of `file`, between zeros when the file is too short; None when it cannot be read."""
-        room = self.files.samples(file) - self.samples
+        wanted = round(self.samples * speed)
+        room = self.files.samples(file) - wanted
         place = int(rng.integers(0, abs(room) + 1))  # drawn whether or not the file can be read
         if room >= 0:
-            return self.files.read(file, place, self.samples)
-        audio = self.files.read(file, 0, self.samples + room)
-        return None if audio is None else np.pad(audio, (place, max(0, self.samples - place - len(audio))))
+            audio = self.files.read(file, place, wanted)
+        else:
+            audio = self.files.read(file, 0, wanted + room)
+            audio = None if audio is None else np.pad(audio, (place, max(0, wanted - place - len(audio))))
+        return audio if audio is None or wanted == self.samples else at_speed(audio, self.samples)
 
     def _with_noise(self, audio: Audio, level: float, rng: np.random.Generator) -> Audio:
         others = [kind for kind in self._draws if kind != "speech"]
@@ -191,6 +202,13 @@ class SegmentSampler:
         gain = 10 ** (min(target - gated_level(audio, self.sample_rate), MAX_GAIN_DB) / 20)
         peak = float(np.abs(audio).max())
         return audio * np.float32(min(gain, PEAK / peak) if peak > 0 else 1.0)
+
+
+def at_speed(audio: Audio, samples: int) -> Audio:
+    """`audio` [T] played in `samples` samples: pitch and formants move with it."""
+    out = soxr.resample(audio, len(audio) / samples, 1.0)[:samples]
+    padded: Audio = np.pad(out, (0, samples - len(out)))
+    return padded
 
 
 def turned(audio: Audio, angle: float) -> Audio:

@@ -3,6 +3,9 @@
 Same modules and parameters as `streamdac.nn`, another order of the same operations. Time-major `[B, T, C]` makes every
 convolution a matrix product over contiguous windows, which oneDNN runs 2-3 times faster than `[B, C, T]`; a strided
 convolution becomes a kernel of 2 over frames of `stride` samples, a transposed one a kernel of 2 that emits `stride` samples.
+
+The blocks at the waveform keep float32, but for the products of their gradients: bf16 there is noise some 50 dB below the
+speech, which fills what is fainter (EXPERIMENTS.md, "Where bf16 is heard").
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ from streamdac.nn.network import DecoderBlock, EncoderBlock
 from .fused import convolve, snake_pad
 
 
-def conv(x: Tensor, layer: Conv) -> Tensor:
-    """`layer` on x `[B, left + T + right, C_in]`, padded already."""
+def conv(x: Tensor, layer: Conv, gradients: torch.dtype | None = None) -> Tensor:
+    """`layer` on x `[B, left + T + right, C_in]`, padded already; with stride 1 its gradients in the type `gradients`."""
     g = layer.geometry
     if g.stride == 1 or x.shape[1] % g.stride or g.kernel != 2 * g.stride:
-        return convolve(x, layer.weight, layer.bias, stride=g.stride, dilation=g.dilation)
+        return convolve(x, layer.weight, layer.bias, stride=g.stride, dilation=g.dilation, gradients=gradients)
     batch, steps, channels = x.shape
     frames = x.reshape(batch, steps // g.stride, g.stride * channels)
     weight = layer.weight.unflatten(2, (2, g.stride)).permute(0, 3, 1, 2).flatten(1, 2)  # [C_out, stride * C_in, 2]
@@ -62,36 +65,35 @@ class _Stream:
         return out
 
 
-def _residual_unit(stream: _Stream, unit: ResidualUnit) -> None:
+def _residual_unit(stream: _Stream, unit: ResidualUnit, gradients: torch.dtype) -> None:
     first, wide, second, narrow = unit.block
     wide, narrow = cast(Conv, wide), cast(Conv, narrow)
-    inner = _Stream(conv(stream.snake(first, wide.geometry.left, wide.geometry.right), wide))
-    stream.body = conv(inner.snake(second, 0, 0), narrow)
+    inner = _Stream(conv(stream.snake(first, wide.geometry.left, wide.geometry.right), wide, gradients))
+    stream.body = conv(inner.snake(second, 0, 0), narrow, gradients)
 
 
-def _final(stream: _Stream, snake: nn.Module, layer: Conv, dtype: torch.dtype | None = None) -> Tensor:
-    out = stream.snake(snake, layer.geometry.left, layer.geometry.right)
-    return conv(out if dtype is None else out.to(dtype), layer)
+def _final(stream: _Stream, snake: nn.Module, layer: Conv, dtype: torch.dtype) -> Tensor:
+    return conv(stream.snake(snake, layer.geometry.left, layer.geometry.right).to(dtype), layer)
 
 
 def encode(network: DAC, audio: Tensor, dtype: torch.dtype) -> Tensor:
-    """`[B, 1, T]` -> latent before quantisation, float32 `[B, D, F]`."""
+    """`[B, 1, T]` -> latent before quantisation, float32 `[B, D, F]`; convolutions in `dtype`, of the first block in float32."""
     first, *blocks, snake, last = network.encoder.block
     first, last = cast(Conv, first), cast(Conv, last)
     padded = F.pad(audio, (first.geometry.left, first.geometry.right))
-    # One input channel: windows times matrix, in float32 (bf16 would round the waveform to 8 bits).
+    # One input channel: windows times matrix.
     windows = padded.squeeze(1).unfold(1, first.geometry.kernel, 1)
-    stream = _Stream((windows @ first.weight.squeeze(1).t() + first.bias).to(dtype))
+    stream = _Stream(windows @ first.weight.squeeze(1).t() + first.bias)
     for block in blocks:
         *units, snake_down, down = cast(EncoderBlock, block).block
         for unit in units:
-            _residual_unit(stream, cast(ResidualUnit, unit))
-        stream = _Stream(_final(stream, snake_down, cast(Conv, down)))
+            _residual_unit(stream, cast(ResidualUnit, unit), dtype)
+        stream = _Stream(_final(stream, snake_down, cast(Conv, down), dtype))
     return _final(stream, snake, last, torch.float32).transpose(1, 2)
 
 
 def decode(network: DAC, z: Tensor, dtype: torch.dtype) -> Tensor:
-    """Quantised latent `[B, D, F]` -> float32 `[B, 1, T]`."""
+    """Quantised latent `[B, D, F]` -> float32 `[B, 1, T]`; convolutions in `dtype`, of the last block in float32."""
     first, *blocks, snake, last, _tanh = network.decoder.model
     first, last = cast(Conv, first), cast(Conv, last)
     padded = F.pad(z.transpose(1, 2), (0, 0, first.geometry.left, first.geometry.right))
@@ -100,12 +102,13 @@ def decode(network: DAC, z: Tensor, dtype: torch.dtype) -> Tensor:
         snake_up, up, *units = cast(DecoderBlock, block).block
         up = cast(ConvTranspose, up)
         causal = up.geometry.trim_left == 0
-        stream = _Stream(conv_transpose(stream.snake(snake_up, 1, 0 if causal else 1), up))
+        raised = conv_transpose(stream.snake(snake_up, 1, 0 if causal else 1), up)
+        stream = _Stream(raised.float() if block is blocks[-1] else raised)
         for unit in units:
-            _residual_unit(stream, cast(ResidualUnit, unit))
+            _residual_unit(stream, cast(ResidualUnit, unit), dtype)
     out = stream.snake(snake, last.geometry.left, last.geometry.right)
-    # One output channel: as a convolution it starves the matrix units; float32 keeps the waveform's resolution.
-    taps = out.float() @ last.weight.squeeze(0)  # [B, T + 6, 7]
+    # One output channel: as a convolution it starves the matrix units.
+    taps = out @ last.weight.squeeze(0)  # [B, T + 6, 7]
     steps = out.shape[1] - last.geometry.kernel + 1
     wave = sum((taps[:, k : k + steps, k] for k in range(last.geometry.kernel)), start=last.bias)
     audio = torch.tanh(wave).unsqueeze(1)

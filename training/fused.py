@@ -120,13 +120,51 @@ class _Convolve(torch.autograd.Function):
         return grad_x, grad_weight, grad.sum((0, 1)) if ctx.needs_input_grad[2] else None, None
 
 
-def convolve(x: Tensor, weight: Tensor, bias: Tensor, *, stride: int = 1, dilation: int = 1) -> Tensor:
-    """Unpadded convolution, in the type of x.
+class _ConvolveExactly(torch.autograd.Function):
+    """A dilated convolution in the type of x, with gradients by products in another type, in which x is kept."""
 
-    With stride 1 its backward takes 0.5 to 0.6 times as long as that of `conv2d` on the same layout.
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, dilation: int, gradients: torch.dtype) -> Tensor:
+        ctx.save_for_backward(x.to(gradients), weight)
+        ctx.dilation, ctx.given = dilation, x.dtype
+        if weight.shape[2] == 1:
+            return F.linear(x, weight.squeeze(2), bias)
+        return F.conv2d(_image(x), _kernel(weight), bias, dilation=(1, dilation)).squeeze(2).transpose(1, 2)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None, None]:
+        x, weight = ctx.saved_tensors
+        coarse, wanted = _image(grad.to(x.dtype)), [*ctx.needs_input_grad[:2], False]
+        sizes = ((1, 1), (0, 0), (1, ctx.dilation), False, (0, 0), 1)  # stride, padding, dilation, transposed, groups
+        kernel = _kernel(weight.to(x.dtype))
+        grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(coarse, _image(x), kernel, None, *sizes, wanted)
+        return (
+            None if grad_x is None else grad_x.squeeze(2).transpose(1, 2).to(ctx.given),
+            None if grad_weight is None else grad_weight.squeeze(2).to(weight.dtype),
+            grad.sum((0, 1)),
+            None,
+            None,
+        )
+
+
+def convolve(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    gradients: torch.dtype | None = None,
+) -> Tensor:
+    """Unpadded convolution, in the type of x; with stride 1 its gradients by products in the type `gradients`.
+
+    In float32 with stride 1 its backward takes 0.5 to 0.6 times as long as that of `conv2d` on the same layout.
 
     Shape: x `[B, T, C_in]`, weight `[C_out, C_in, K]`, bias `[C_out]` -> `[B, T', C_out]`.
     """
+    if stride == 1 and gradients not in (None, x.dtype):
+        exact: Tensor = _ConvolveExactly.apply(x, weight, bias, dilation, gradients)  # type: ignore[no-untyped-call]
+        return exact
     if weight.shape[2] == stride == 1:
         return F.linear(x, weight.squeeze(2).to(x.dtype), bias.to(x.dtype))
     if stride == 1 and x.dtype == torch.float32 and usable(x):

@@ -133,6 +133,22 @@ def test_low_pass_keeps_length_and_takes_the_top_away() -> None:
     assert low_pass(audio, RATE, 4000.0) is audio
 
 
+@pytest.mark.parametrize("speed", [0.8, 1.25])
+def test_speed_moves_the_pitch_and_keeps_the_length(kinds: Path, speed: float) -> None:
+    mix = Mix(kind_weights={"speech": 1.0}, speed_probability=1.0, speed=(speed, speed))
+    rows = SegmentSampler(kinds, RATE, 0.5, 4, mix=mix).draw(0)[:, 0]
+    assert rows.shape == (4, 4000)
+    assert [pitch_of(row) for row in rows] == pytest.approx([300 * speed] * 4, abs=RATE / 4000)
+    assert (np.abs(rows[:, :100]).max(1) > 0.3 * np.abs(rows).max(1)).all()
+    assert (np.abs(rows[:, -100:]).max(1) > 0.3 * np.abs(rows).max(1)).all()
+
+
+def test_speeds_are_drawn_only_where_asked_for(folder: Path) -> None:
+    plain = SegmentSampler(folder, RATE, 0.4, 40).draw(0)
+    np.testing.assert_array_equal(SegmentSampler(folder, RATE, 0.4, 40, mix=Mix(speed=(2.0, 2.0))).draw(0), plain)
+    assert not np.array_equal(SegmentSampler(folder, RATE, 0.4, 40, mix=Mix(speed_probability=0.5)).draw(0), plain)
+
+
 def test_a_file_shorter_than_a_segment_stands_between_zeros(tmp_path: Path) -> None:
     write(tmp_path / "a/0.wav", noise(0.25))
     batch = SegmentSampler(tmp_path, RATE, 1.0, 8).draw(0)[:, 0]
@@ -255,6 +271,11 @@ def test_impossible_batches_are_refused(folder: Path, arguments: dict) -> None:
         {"kind_weights": {"speech": "much"}},
         {"tries": 0},
         {"narrow_weight": 0.0},
+        {"speed_probability": -0.1},
+        {"speed": (1.2, 0.8)},
+        {"speed": (0.0, 1.0)},
+        {"speed": (1.0, 5.0)},
+        {"speed": (1.0, float("nan"))},
     ],
 )
 def test_impossible_mixes_are_refused(options: dict) -> None:

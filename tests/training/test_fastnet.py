@@ -72,6 +72,22 @@ def test_bf16_forward_stays_near_float32() -> None:
     assert (got - wanted).norm() < 0.05 * wanted.norm()
 
 
+def test_convolutions_at_the_waveform_stay_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, types = network(CAUSAL, (2, 4)), set()
+    convolve = fastnet.convolve
+
+    def recorded(x: torch.Tensor, weight: torch.Tensor, *rest: object, **options: object) -> torch.Tensor:
+        y = convolve(x, weight, *rest, **options)
+        types.add((y.shape[1], x.dtype))
+        return y
+
+    monkeypatch.setattr(fastnet, "convolve", recorded)
+    fastnet.decode(net, fastnet.encode(net, 0.1 * torch.randn(1, 1, 160), torch.bfloat16), torch.bfloat16)
+    at_waveform = {dtype for steps, dtype in types if steps == 160}
+    assert at_waveform == {torch.float32}
+    assert (80, torch.bfloat16) in types
+
+
 def test_the_chosen_type_is_the_faster_one() -> None:
     assert fastnet.best_cpu_dtype() in (torch.bfloat16, torch.float32)
     assert fastnet.best_cpu_dtype([torch.float32]) == torch.float32

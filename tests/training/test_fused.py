@@ -57,6 +57,21 @@ def test_convolution_and_its_gradients_equal_plain_torch(
         torch.testing.assert_close(b, a, rtol=1e-4, atol=2e-3)
 
 
+@pytest.mark.parametrize(("taps", "dilation"), [(1, 1), (7, 9)])
+def test_gradients_in_bf16_leave_the_convolution_exact(taps: int, dilation: int) -> None:
+    torch.manual_seed(taps)
+    x = torch.randn(3, 50 + (taps - 1) * dilation, 24, requires_grad=True)
+    weight, bias = torch.randn(8, 24, taps, requires_grad=True), torch.randn(8, requires_grad=True)
+    wanted = fused.convolve(x, weight, bias, dilation=dilation)
+    got = fused.convolve(x, weight, bias, dilation=dilation, gradients=torch.bfloat16)
+    torch.testing.assert_close(got, wanted, rtol=1e-5, atol=1e-5)
+    upstream = torch.randn(got.shape)
+    both = [torch.autograd.grad((y * upstream).sum(), [x, weight, bias]) for y in (wanted, got)]
+    for a, b in zip(*both, strict=True):
+        assert b.dtype == torch.float32
+        assert (b - a).norm() < 0.01 * a.norm()
+
+
 def test_snake_holds_far_from_zero() -> None:
     x = torch.linspace(-200, 200, 4001)[None, :, None]
     alpha = torch.tensor([2.5])
