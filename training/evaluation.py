@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from typing import Any, TypeVar
 
 import numpy as np
@@ -113,13 +116,26 @@ def _measure(job: tuple[str, Sequence[str], Signal, Signal, int]) -> dict[str, f
         raise BadDataError(f"clip {clip}: {type(error).__name__} {error}") from error
 
 
+def _begin() -> None:
+    """Of a process that measures: Ctrl-C is for the one that asks, and without it there is nothing to do."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
 @contextmanager
 def _pool(jobs: int) -> Iterator[Callable[..., Iterable[dict[str, float]]]]:
     """A `map` over so many processes; an error ends them at once."""
     if jobs == 1:
         yield map
         return
-    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
+    pool = ProcessPoolExecutor(jobs, mp_context=get_context("spawn"), initializer=_begin)
     try:
         yield pool.map
     except BrokenProcessPool as error:

@@ -19,6 +19,7 @@ from .fused import compressed_distance, log_distance, magnitude
 _BREAK_HZ = 1000.0  # Slaney's mel scale: linear below, logarithmic above
 _MEL_PER_HZ = 3 / 200
 _LOG_STEP = np.log(6.4) / 27
+_SILENT, _NOTHING = 1e-9, 1e-10  # mean squares
 _FAINT = 1e-9  # energy of a bin, per sample of its window, below which compression is linear
 
 
@@ -227,6 +228,21 @@ def level_normalised_l1(estimate: Tensor, target: Tensor, *, floor: float = 1e-3
     """
     level = target.abs().mean(dim=(1, 2)) + floor
     return ((estimate - target).abs().mean(dim=(1, 2)) / level).mean()
+
+
+def noise_in_silence(estimate: Tensor, target: Tensor, frame: int) -> Tensor:
+    """How far `estimate` lies above `target` (or -100 dB) where that is silent, in units of 20 dB: mean over all frames.
+
+    A frame is silent when it and the three before it are below -90 dB of full scale: what has just ended may ring out. Losses
+    whose gradients follow the level (`training.balance`) say nothing there.
+
+    Shape: `[B, 1, T]` each; frame in samples.
+    """
+    pair = [F.pad(x.squeeze(1), (0, -x.shape[-1] % frame)).unflatten(1, (-1, frame)) for x in (estimate, target)]
+    energies, wanted = (frames.square().mean(2) for frames in pair)  # [B, F]
+    loudest = F.max_pool1d(F.pad(wanted, (3, 0)), 4, 1)
+    above = 0.5 * ((energies + _NOTHING) / (wanted + _NOTHING)).log10().clamp_min(0)
+    return torch.where(loudest < _SILENT, above, 0).mean()
 
 
 def si_sdr(estimate: Tensor, target: Tensor, *, floor: float = 1e-8) -> Tensor:

@@ -25,6 +25,7 @@ from .losses import (
     SpectralLosses,
     at_one_length,
     level_normalised_l1,
+    noise_in_silence,
     waveform_l1,
 )
 from .recipe import Recipe
@@ -118,6 +119,8 @@ class Objective(nn.Module):
         for name in ("compressed", "envelopes", "bands", "structure", "disturbance", "lines"):
             if getattr(self.weights, name):
                 parts[name] = getattr(self, name)(balance(estimate, getattr(shares, name)), target)
+        if self.weights.silence:
+            parts["silence"] = noise_in_silence(estimate, target, self.network.hop_length)
         if self.weights.l1:
             parts["l1"] = waveform_l1(estimate, target)
         return parts

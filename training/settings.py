@@ -45,6 +45,8 @@ class LossWeights:
     """Of loudness that is missing or added, as PESQ counts it."""
     lines: float = 0.0
     """Of tones at multiples of the decoder's lower rates."""
+    silence: float = 0.0
+    """Of noise where the original is silent, which no other loss with a share hears."""
     l1: float = 0.0
     """Of the plain L1 distance."""
     generator: float = 0.0

@@ -7,6 +7,10 @@ import importlib.util
 import json
 import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +363,45 @@ def test_a_process_that_ends_by_itself_is_said(monkeypatch: pytest.MonkeyPatch) 
 def ending(_job: object) -> dict[str, float]:
     """Stands for a process that the system has killed."""
     os._exit(9)
+
+
+DRIVER = """
+import os, time
+from pathlib import Path
+from streamdac.training import evaluation
+
+def work(name):
+    Path(name).write_text(str(os.getpid()))
+    time.sleep(600)
+
+if __name__ == "__main__":
+    with evaluation._pool(2) as mapping:
+        list(mapping(work, ["one", "two"]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+def test_processes_that_measure_end_with_a_parent_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "driver.py").write_text(DRIVER)
+    parent = subprocess.Popen([sys.executable, "driver.py"], cwd=tmp_path)
+    end = time.monotonic() + 60
+    names = [tmp_path / "one", tmp_path / "two"]
+    while not all(name.exists() and name.read_text() for name in names):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    parent.send_signal(signal.SIGKILL)
+    parent.wait()
+    while any(alive(int(name.read_text())) for name in names):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Not counting one that nobody has waited for."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
 
 
 def test_a_run_is_measured_by_its_averaged_weights(audio_folder: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from streamdac.training.losses import (
     SpectralLosses,
     level_normalised_l1,
     mel_filters,
+    noise_in_silence,
     si_sdr,
     waveform_l1,
 )
@@ -60,6 +61,28 @@ def test_losses_of_equal_signals_are_zero() -> None:
     x = 0.1 * torch.randn(2, 1, 4000)
     mel, stft = SpectralLosses(24_000)(x, x)
     assert mel.item() == stft.item() == waveform_l1(x, x).item() == level_normalised_l1(x, x).item() == 0
+
+
+def test_noise_in_silence_counts_only_where_the_original_is_silent() -> None:
+    target = torch.zeros(1, 1, 3200)
+    target[..., :640] = 0.1  # two of ten frames; the three after it may ring out
+    noise = 1e-3 * torch.ones(1, 1, 3200)  # -60 dB: 40 dB above nothing
+    assert noise_in_silence(noise, target, 320).item() == pytest.approx(0.5 * 2.0, rel=1e-4)
+    noise[..., 5 * 320 :] = 0
+    assert noise_in_silence(noise, target, 320).item() == 0
+    assert noise_in_silence(target, target, 320).item() == 0
+
+
+@pytest.mark.parametrize("samples", [100, 3200, 4000])
+def test_noise_in_silence_has_finite_gradients(samples: int) -> None:
+    nothing, noise = torch.zeros(2, 1, samples), 1e-4 * torch.randn(2, 1, samples)
+    for estimate in (nothing.clone(), noise):
+        estimate.requires_grad_()
+        noise_in_silence(estimate, nothing, 320).backward()
+        assert estimate.grad is not None
+        assert torch.isfinite(estimate.grad).all()
+    assert noise.grad is not None
+    assert (noise.grad * noise).sum() > 0
 
 
 def test_silence_gives_finite_losses_and_gradients() -> None:
