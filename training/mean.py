@@ -16,8 +16,11 @@ from torch import Tensor
 
 from streamdac.errors import OutputError, UsageError
 from streamdac.nn.layers import fold_weight_norm
+from streamdac.weights import load_weights
 
 from .checkpoint import LATEST, load_checkpoint, save_checkpoint
+
+_WEIGHTS = (".safetensors", ".pth")
 
 
 def mean_of_weights(weights: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -60,10 +63,12 @@ def mean_of_runs(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """A checkpoint with the mean of the weights of `states`; the optimiser, the step and all else are the last one's.
 
     Raises:
-        UsageError: fewer than two, or of different models.
+        UsageError: fewer than two, of different models, or the last is nothing but weights.
     """
     if len(states) < 2:
         raise UsageError(f"the mean of {len(states)} run: need two or more")
+    if "optimizers" not in states[-1]:
+        raise UsageError("the last of them is a file of weights, need a run: its optimiser is the mean's")
     models = [{**state["recipe"]["model"], "quantizer_dropout": 0.0} for state in states]
     names = [sorted(state["average"]["values"]) for state in states]
     for number in range(1, len(states)):
@@ -76,7 +81,18 @@ def mean_of_runs(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     if all(state.get("means") is not None for state in states):
         sums = {key: torch.stack([state["means"][key] for state in states]).mean(0) for key in ("counts", "sums")}
         made["means"] = {**made["means"], **sums}
+    elif made.get("means") is not None:  # the codebooks' running means begin anew where the codebooks are
+        made["means"] = {**made["means"], "counts": torch.zeros_like(made["means"]["counts"])}
     return made
+
+
+def _state(path: Path) -> dict[str, Any]:
+    """A run's checkpoint, or what it would have of a file of weights."""
+    if path.suffix not in _WEIGHTS:
+        return load_checkpoint(path)
+    weights = load_weights(path)
+    values = {name: tensor.float() for name, tensor in weights.tensors.items()}
+    return {"recipe": {"model": weights.config.to_dict()}, "average": {"values": values}}
 
 
 @click.command()
@@ -86,11 +102,14 @@ def mean_of_runs(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 )
 @click.option("-f", "--force", is_flag=True, help="Overwrite its checkpoint.")
 def average_command(runs: tuple[Path, ...], output: Path, force: bool) -> None:
-    """The mean of RUNS (folders or checkpoints), to go on from with `train --from`; its optimiser is the last one's."""
+    """The mean of RUNS (folders, checkpoints or files of weights), to go on from with `train --from`.
+
+    The last must be a run: its optimiser and its step are the mean's.
+    """
     target = output / LATEST
     if target.exists() and not force:
         raise OutputError(f"{target} exists; -f overwrites it")
-    made = mean_of_runs([load_checkpoint(run) for run in runs])
+    made = mean_of_runs([_state(run) for run in runs])
     output.mkdir(parents=True, exist_ok=True)
     save_checkpoint(target, made)
     click.echo(f"{target}: the mean of {len(runs)} runs at step {made['step']}")

@@ -49,6 +49,34 @@ def test_whole_weights_are_averaged_not_directions(runs: list[Path]) -> None:
     torch.testing.assert_close(mean[name], (first[name] + second[name]) / 2)
 
 
+def test_a_file_of_weights_is_averaged_with_a_run_that_goes_on(
+    runs: list[Path], audio_folder: Path, tmp_path: Path
+) -> None:
+    first, second = runs
+    export_weights(load_checkpoint(first), tmp_path / "first.safetensors")
+    assert called(tmp_path / "first.safetensors", second, "-o", tmp_path / "mean").exit_code == 0
+    assert called(first, second, "-o", tmp_path / "wanted").exit_code == 0
+    made, wanted = (load_checkpoint(tmp_path / name) for name in ("mean", "wanted"))
+    assert made["step"] == wanted["step"]
+    assert made["average"]["values"].keys() == wanted["average"]["values"].keys()
+    for name, value in wanted["average"]["values"].items():
+        torch.testing.assert_close(made["average"]["values"][name], value, rtol=2e-3, atol=1e-3)
+    going_on = trainer(
+        audio_folder, tmp_path / "on", "seed=1", "quantise_from=0", "codebook_decay=0.98", "lr=1e-9", "muon_lr=1e-9"
+    )
+    going_on.load_state_dict(made, branch=True)
+    before = made["network"]["quantizer.quantizers.0.codebook.weight"]
+    going_on.train(Budget(max_steps=made["step"] + 1))
+    after = going_on.network.state_dict()["quantizer.quantizers.0.codebook.weight"]
+    assert (after - before).norm() < 0.1 * before.norm()
+
+
+def test_the_last_must_be_a_run(runs: list[Path], tmp_path: Path) -> None:
+    export_weights(load_checkpoint(runs[0]), tmp_path / "first.safetensors")
+    with pytest.raises(UsageError, match="the last of them is a file of weights"):
+        called(runs[1], tmp_path / "first.safetensors", "-o", tmp_path / "mean")
+
+
 def test_a_run_is_its_own_mean(runs: list[Path]) -> None:
     state = load_checkpoint(runs[0])
     mean = mean_of_weights([state["average"]["values"]] * 3)
