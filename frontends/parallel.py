@@ -17,6 +17,7 @@ import click
 
 from streamdac.errors import StreamdacError, UsageError
 from streamdac.frontend import is_spec
+from streamdac.workers import when_parent_ends
 
 from .batch import Job, run_jobs
 from .options import progress
@@ -128,14 +129,11 @@ def _begin(folder: str) -> None:
     os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _end)
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
+    when_parent_ends(_end_alone)
 
 
-def _end_with_parent() -> None:
+def _end_alone() -> None:
     """A parent that was killed sends no SIGTERM, and no job ever after."""
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
     _Worker.orphan = True
     if hasattr(signal, "pthread_kill"):
         main = threading.main_thread().ident

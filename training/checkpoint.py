@@ -132,6 +132,11 @@ def model_config(checkpoint: dict[str, Any]) -> ModelConfig:
     return config_from_mapping(checkpoint["recipe"]["model"])
 
 
+def is_run(path: Path) -> bool:
+    """Whether `path` names a run or a checkpoint of one, not a file of weights."""
+    return path.is_dir() or path.suffix == ".pt"
+
+
 def load_initial(network: DAC, path: Path) -> None:
     """Start `network` from a weights file, or from what would be exported of a checkpoint or run.
 
@@ -143,7 +148,7 @@ def load_initial(network: DAC, path: Path) -> None:
         BadDataError: it is damaged.
         UsageError: it is of another model.
     """
-    if path.is_dir() or path.suffix == ".pt":
+    if is_run(path):
         checkpoint = load_checkpoint(path)
         config, tensors = model_config(checkpoint), exported(checkpoint)
     else:

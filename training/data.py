@@ -206,8 +206,12 @@ class SegmentSampler:
 
 def at_speed(audio: Audio, samples: int) -> Audio:
     """`audio` [T] played in `samples` samples: pitch and formants move with it."""
-    out = soxr.resample(audio, len(audio) / samples, 1.0)[:samples]
-    padded: Audio = np.pad(out, (0, samples - len(out)))
+    return _of_length(soxr.resample(audio, len(audio) / samples, 1.0), samples)
+
+
+def _of_length(audio: Audio, samples: int) -> Audio:
+    """`audio` cut, or with zeros behind it."""
+    padded: Audio = np.pad(audio[:samples], (0, max(0, samples - len(audio))))
     return padded
 
 
@@ -223,9 +227,7 @@ def low_pass(audio: Audio, sample_rate: int, cutoff: float) -> Audio:
     """`audio` [T] with nothing above about `cutoff` Hz, as if it had once been sampled at twice that."""
     if 2 * cutoff >= sample_rate:
         return audio
-    narrow = soxr.resample(soxr.resample(audio, sample_rate, 2 * cutoff), 2 * cutoff, sample_rate)[: len(audio)]
-    padded: Audio = np.pad(narrow, (0, len(audio) - len(narrow)))
-    return padded
+    return _of_length(soxr.resample(soxr.resample(audio, sample_rate, 2 * cutoff), 2 * cutoff, sample_rate), len(audio))
 
 
 @dataclass(frozen=True)

@@ -140,9 +140,9 @@ def _load(model: Path | None) -> Codec:
 
     import streamdac
 
-    from .checkpoint import export_weights, load_checkpoint
+    from .checkpoint import export_weights, is_run, load_checkpoint
 
-    if model is None or not (model.is_dir() or model.suffix == ".pt"):
+    if model is None or not is_run(model):
         return streamdac.load(None if model is None else str(model))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"

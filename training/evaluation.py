@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from multiprocessing import get_context, parent_process
+from multiprocessing import get_context
 from typing import Any, TypeVar
 
 import numpy as np
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from streamdac.allocation import BITS_PER_HOP
 from streamdac.codec import Codec
 from streamdac.errors import BadDataError, StreamdacError, UnavailableError
+from streamdac.workers import when_parent_ends
 
 from .data import HeldOutClip
 from .metrics import compare
@@ -119,14 +119,7 @@ def _measure(job: tuple[str, Sequence[str], Signal, Signal, int]) -> dict[str, f
 def _begin() -> None:
     """Of a process that measures: Ctrl-C is for the one that asks, and without it there is nothing to do."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+    when_parent_ends(lambda: os._exit(1))
 
 
 @contextmanager

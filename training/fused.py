@@ -86,6 +86,11 @@ def _image(rows: Tensor) -> Tensor:
     return rows.transpose(1, 2).unsqueeze(2)
 
 
+def _rows(image: Tensor) -> Tensor:
+    """`[B, C, 1, T]` as `[B, T, C]`, without a copy."""
+    return image.squeeze(2).transpose(1, 2)
+
+
 def _kernel(weight: Tensor) -> Tensor:
     """`[C_out, C_in, K]` as a channels-last kernel `[C_out, C_in, 1, K]`."""
     return weight.unsqueeze(2).contiguous(memory_format=torch.channels_last)
@@ -99,8 +104,7 @@ class _Convolve(torch.autograd.Function):
         x = x.contiguous()
         ctx.save_for_backward(x, weight)
         ctx.dilation = dilation
-        y = F.conv2d(_image(x), _kernel(weight), bias, dilation=(1, dilation))
-        return y.squeeze(2).transpose(1, 2)
+        return _rows(F.conv2d(_image(x), _kernel(weight), bias, dilation=(1, dilation)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
@@ -111,8 +115,7 @@ class _Convolve(torch.autograd.Function):
         if ctx.needs_input_grad[0]:
             back = _kernel(weight.flip(2).transpose(0, 1))
             halo = (taps - 1) * ctx.dilation
-            grad_x = F.conv2d(_image(grad), back, None, padding=(0, halo), dilation=(1, ctx.dilation))
-            grad_x = grad_x.squeeze(2).transpose(1, 2)
+            grad_x = _rows(F.conv2d(_image(grad), back, None, padding=(0, halo), dilation=(1, ctx.dilation)))
         if ctx.needs_input_grad[1]:
             sums = x.new_zeros(taps, -(-c_in // _IN) * _IN, -(-c_out // _OUT) * _OUT)
             _call("conv_weight_gradient", [x, grad, sums], (*grad.shape[:2], c_in, c_out, taps, ctx.dilation))
@@ -129,7 +132,7 @@ class _ConvolveExactly(torch.autograd.Function):
         ctx.dilation, ctx.given = dilation, x.dtype
         if weight.shape[2] == 1:
             return F.linear(x, weight.squeeze(2), bias)
-        return F.conv2d(_image(x), _kernel(weight), bias, dilation=(1, dilation)).squeeze(2).transpose(1, 2)
+        return _rows(F.conv2d(_image(x), _kernel(weight), bias, dilation=(1, dilation)))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor, None, None]:
@@ -139,7 +142,7 @@ class _ConvolveExactly(torch.autograd.Function):
         kernel = _kernel(weight.to(x.dtype))
         grad_x, grad_weight, _ = torch.ops.aten.convolution_backward(coarse, _image(x), kernel, None, *sizes, wanted)
         return (
-            None if grad_x is None else grad_x.squeeze(2).transpose(1, 2).to(ctx.given),
+            None if grad_x is None else _rows(grad_x).to(ctx.given),
             None if grad_weight is None else grad_weight.squeeze(2).to(weight.dtype),
             grad.sum((0, 1)),
             None,
@@ -170,8 +173,7 @@ def convolve(
     if stride == 1 and x.dtype == torch.float32 and usable(x):
         out: Tensor = _Convolve.apply(x, weight, bias, dilation)  # type: ignore[no-untyped-call]
         return out
-    y = F.conv2d(_image(x), _kernel(weight.to(x.dtype)), bias.to(x.dtype), (1, stride), 0, (1, dilation))
-    return y.squeeze(2).transpose(1, 2)
+    return _rows(F.conv2d(_image(x), _kernel(weight.to(x.dtype)), bias.to(x.dtype), (1, stride), 0, (1, dilation)))
 
 
 class _Magnitude(torch.autograd.Function):

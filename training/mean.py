@@ -18,7 +18,7 @@ from streamdac.errors import OutputError, UsageError
 from streamdac.nn.layers import fold_weight_norm
 from streamdac.weights import load_weights
 
-from .checkpoint import LATEST, load_checkpoint, save_checkpoint
+from .checkpoint import LATEST, is_run, load_checkpoint, save_checkpoint
 
 _WEIGHTS = (".safetensors", ".pth")
 
@@ -88,7 +88,7 @@ def mean_of_runs(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _state(path: Path) -> dict[str, Any]:
     """A run's checkpoint, or what it would have of a file of weights."""
-    if path.suffix not in _WEIGHTS:
+    if is_run(path) or path.suffix not in _WEIGHTS:
         return load_checkpoint(path)
     weights = load_weights(path)
     values = {name: tensor.float() for name, tensor in weights.tensors.items()}

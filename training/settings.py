@@ -46,7 +46,7 @@ class LossWeights:
     lines: float = 0.0
     """Of tones at multiples of the decoder's lower rates."""
     silence: float = 0.0
-    """Of noise where the original is silent, which no other loss with a share hears."""
+    """Of noise where the original is silent, which the other losses leave out of their gradients (`balance`)."""
     l1: float = 0.0
     """Of the plain L1 distance."""
     generator: float = 0.0

@@ -13,6 +13,8 @@ import pytest
 
 from streamdac.frontends.parallel import _nothing_from_here
 
+from ..processes import alive
+
 DRIVER = """
 import os, pathlib, sys, time
 from streamdac.frontends import parallel
@@ -63,15 +65,6 @@ def test_the_environment_is_left_as_it_was(before: str | None, monkeypatch: pyte
     with _nothing_from_here():
         pass
     assert os.environ.get("PYTHONSAFEPATH") == before
-
-
-def alive(pid: int) -> bool:
-    """Not counting one that nobody has waited for."""
-    status = Path(f"/proc/{pid}/stat")
-    try:
-        return status.read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")

@@ -34,6 +34,7 @@ from streamdac.training.metrics import METRICS, choose_metrics, compare
 from streamdac.training.opus import packet_bits, through_opus
 from streamdac.weights import Weights, save_weights
 
+from ..processes import alive
 from .test_loop import trainer
 
 RATE = 8000
@@ -394,14 +395,6 @@ def test_processes_that_measure_end_with_a_parent_that_was_killed(tmp_path: Path
     while any(alive(int(name.read_text())) for name in names):
         assert time.monotonic() < end
         time.sleep(0.02)
-
-
-def alive(pid: int) -> bool:
-    """Not counting one that nobody has waited for."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 def test_a_run_is_measured_by_its_averaged_weights(audio_folder: Path, tmp_path: Path) -> None:
