@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from streamdac.errors import BadDataError, DeniedError, NoInputError, OutputError, UsageError
-from streamdac.files import linked, refuse_existing, soundfile_name, unreadable, written_whole
+from streamdac.files import linked, refuse_existing, soundfile_name, unreadable, unwritable, written_whole
 
 if TYPE_CHECKING:
     import soundfile
@@ -49,6 +50,9 @@ class FileSource:
             raise BadDataError(f"{self._name}: not an audio file that can be read: {reason}") from error
         self.sample_rate, self.channels = self._file.samplerate, self._file.channels
         self.samples: int | None = self._file.frames if self._file.frames < _UNKNOWN else None
+        if self.samples is None:
+            # A FLAC out of a pipe: soundfile would seek after each read, which fails at such a file's end.
+            self._file.seekable = lambda: False
 
     def read(self, samples: int) -> Block | None:
         """The next samples."""
@@ -100,8 +104,7 @@ class FileSink:
     def __init__(self, path: Path, *, sample_rate: int, channels: int, force: bool, as_float: bool = False) -> None:
         import soundfile
 
-        if path.suffix.lower() not in _WRITTEN:
-            raise UsageError(f"{path}: no format for suffix {path.suffix!r}; there are {', '.join(sorted(_WRITTEN))}")
+        _check_suffix(path)
         form, subtype = _format(path, as_float=as_float)
         self._path, self._form, self._rate = path, form, sample_rate
         self._most, self._written = _most_samples(form, subtype, channels), 0
@@ -157,6 +160,11 @@ class FileSink:
             self._stack.__exit__(_Abandoned, _Abandoned(), None)
 
 
+def _check_suffix(path: Path) -> None:
+    if path.suffix.lower() not in _WRITTEN:
+        raise UsageError(f"{path}: no format for suffix {path.suffix!r}; there are {', '.join(sorted(_WRITTEN))}")
+
+
 def _format(path: Path, *, as_float: bool) -> tuple[str, str]:
     """libsndfile's names."""
     suffix = path.suffix.lower()
@@ -207,3 +215,18 @@ def check_output(path: Path, *, force: bool) -> None:
         raise OutputError(f"cannot write {path}: {folder} is not a folder")
     if not os.access(folder, os.W_OK):
         raise DeniedError(f"cannot write into {folder}: permission denied")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:  # /proc, or a disk that is mounted for reading, which root is not told
+        raise unwritable(path, error) from error
+
+
+def check_sink(path: Path, *, force: bool) -> None:
+    """As `check_output`, for a file of audio.
+
+    Raises:
+        UsageError: no format for its suffix.
+        OutputError, DeniedError: as `check_output`.
+    """
+    _check_suffix(path)
+    check_output(path, force=force)

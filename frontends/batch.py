@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from streamdac.errors import BadDataError, NoInputError, StreamdacError, UsageError
-from streamdac.frontend import is_spec
+from streamdac.frontend import file_of, is_spec
 
 from .audio_files import SUFFIXES
 
@@ -82,14 +82,14 @@ def _is_single(output: str, known: Collection[str], sinks: bool) -> bool:
 
 
 def _check_targets(jobs: Sequence[Job]) -> None:
-    by_target: dict[str, str] = {}
+    by_target: dict[Path, str] = {}
     for job in jobs:
-        if job.target == "-" or is_spec(job.target):
+        place = file_of(job.target)
+        if place is None:
             continue
-        place = os.path.realpath(job.target)
         if place in by_target:
             raise UsageError(f"{by_target[place]} and {job.source} would both become {job.target}")
-        if place == os.path.realpath(job.source):
+        if place == file_of(job.source):
             raise UsageError(f"{job.source} would become itself")
         by_target[place] = job.source
 

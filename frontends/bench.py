@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamdac.frontend import Frontend, LazyCommand
+from streamdac.numbers import FiniteRange
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
@@ -64,7 +65,7 @@ Rows = Iterator[Any]
 @click.option(
     "--threads", multiple=True, type=click.IntRange(1, 256), default=(1,), show_default=True, help="Repeat to compare."
 )
-@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, help="For each table.")
+@click.option("--seconds", type=FiniteRange(0.1, 3600), default=10.0, show_default=True, help="For each table.")
 @click.option("--streams", is_flag=True, help="Also: how many streams keep up, encode and decode, p99 within a hop.")
 @click.option("--files", is_flag=True, help="Also: whole files, beside the plain torch network.")
 @click.option("--json", "as_json", is_flag=True, help="One object a line.")

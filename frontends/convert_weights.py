@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from .options import force_option
+from .places import check_places
 
 _SUFFIX = ".safetensors"
 
@@ -35,6 +36,7 @@ def convert(weights: str, output: str | None, dtype: str, force: bool) -> None:
     target = Path(output) if output else path.with_suffix(_SUFFIX)
     if target.suffix != _SUFFIX:
         raise UsageError(f"{target}: the output must end in {_SUFFIX}")
+    check_places([path], {"--output": target})
     refuse_existing(target, force=force)
 
     import torch

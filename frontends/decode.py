@@ -126,7 +126,7 @@ def decode(
     65. A stream is decoded by the embedded causal model and an archive by an official one, 44khz unless another is
     named; with an official option and no output it goes into the current folder, as the official tool has it.
     """
-    official = official_model(weights_path, model_type, model_bitrate, model_tag)
+    official = official_model(weights_path, model_type, model_bitrate, model_tag, instead=model)
     if output is None and official is not None and "-" not in inputs:
         output = "."
     jobs = plan_jobs(inputs, output, read=(STREAM, archives.SUFFIX), made=".wav", known=SUFFIXES, sinks=True)

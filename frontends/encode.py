@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, BinaryIO
 import click
 
 from streamdac.errors import UsageError
-from streamdac.files import refuse_existing, written_whole
+from streamdac.files import written_whole
 from streamdac.frontend import is_spec
 from streamdac.models import DEFAULT_OFFICIAL, find_model
 
 from . import archives
-from .audio_files import SUFFIXES
+from .audio_files import SUFFIXES, check_output
 from .batch import Job, plan_jobs
 from .official_options import official_model, official_options
 from .options import force_option, load_codec, model_options, progress, quiet_option, raw_options, vbr_option
@@ -112,7 +112,7 @@ def encode(
         raise UsageError("--raw is for stdin: the input must be -")
     if raw is None and (rate or channels) and not all(is_spec(name) for name in inputs):
         raise UsageError("--rate and --channels are for --raw: a file says its own")
-    official = official_model(weights_path, model_type, model_bitrate, model_tag)
+    official = official_model(weights_path, model_type, model_bitrate, model_tag, instead=model)
     to_archive = _means_archive(output, official is not None or win_duration is not None)
     if win_duration is not None and not to_archive:
         raise UsageError(f"--win_duration is for archives, {output} is a stream")
@@ -158,7 +158,7 @@ def _work(settings: Settings, job: Job) -> None:
     from . import file
 
     if job.target != "-":
-        refuse_existing(Path(job.target), force=settings.force)
+        check_output(Path(job.target), force=settings.force)
     codec = _codec(settings.model, settings.device, settings.engine, settings.threads)
     opener = partial(file.source, job.source, raw=settings.raw, sample_rate=settings.rate, channels=settings.channels)
     if settings.archive is not None:

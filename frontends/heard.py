@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamdac import frontend
-from streamdac.errors import UsageError
+from streamdac.errors import BadDataError
 from streamdac.protocols.messages import Layout
 from streamdac.protocols.simulate import Outcome, source_frames
 
@@ -51,7 +51,7 @@ def prepare(codec: Codec, spec: str, *, n_codebooks: int | None, seconds: float)
     """Encode the first `seconds` of a source.
 
     Raises:
-        UsageError: the source gave no audio.
+        BadDataError: the source gave no audio.
     """
     source = frontend.open_source(spec)
     try:
@@ -65,7 +65,7 @@ def prepare(codec: Codec, spec: str, *, n_codebooks: int | None, seconds: float)
         source.close()
     codes = np.concatenate([*parts, encoder.flush()], axis=2)
     if not codes.shape[2]:
-        raise UsageError(f"{spec} gave no audio")
+        raise BadDataError(f"{spec} gave no audio")
     clean = decoded(codec, codes.transpose(2, 0, 1))
     return Material(codec, codes, clean, silence(codec, channels, len(codes)))
 

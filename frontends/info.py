@@ -188,8 +188,8 @@ def _model(path: Path) -> dict[str, Any]:
 
 
 def _card(weights: Weights) -> dict[str, Any]:
-    """What the file says of its training."""
-    return {key: weights.metadata[key] for key in ("step", "audio_seconds", "licence") if key in weights.metadata}
+    """What the file says of itself. Not `step` and `audio_seconds`: of weights that come of several runs they are the last's."""
+    return {key: weights.metadata[key] for key in ("licence",) if key in weights.metadata}
 
 
 def _shown(value: Any) -> str:

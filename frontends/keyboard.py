@@ -37,7 +37,8 @@ class Keyboard:
         if self._saved is not None and self._descriptor is not None:
             import termios
 
-            termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._saved)
+            with suppress(termios.error):  # the terminal is gone
+                termios.tcsetattr(self._descriptor, termios.TCSADRAIN, self._saved)
 
     @property
     def active(self) -> bool:
@@ -53,7 +54,9 @@ class Keyboard:
 
         if not select.select([self._descriptor], [], [], seconds)[0]:
             return None
-        data = os.read(self._descriptor, 16)
+        data = b""
+        with suppress(OSError):
+            data = os.read(self._descriptor, 16)
         if not data:
             # The terminal is gone: do not spin.
             time.sleep(seconds)

@@ -15,9 +15,11 @@ from click.core import ParameterSource
 from streamdac import frontend
 from streamdac.errors import UsageError
 from streamdac.files import written_whole
+from streamdac.numbers import FiniteRange
 
 from .audio_files import check_length, check_output
 from .options import force_option, load_codec, model_options, vbr_option
+from .places import as_path, check_places
 from .rates import check_rate
 from .recording import recorded
 
@@ -87,9 +89,9 @@ class Job:
 @click.option("-n", "--codebooks", type=int, default=None, help="Codebooks in use; all by default.")
 @vbr_option
 @click.option("--channels", type=click.IntRange(1, 2), default=1, show_default=True, help="Of the devices.")
-@click.option("--gain", type=click.FloatRange(-60, 40), default=0.0, help="Of the input, dB.")
+@click.option("--gain", type=FiniteRange(-60, 40), default=0.0, help="Of the input, dB.")
 @click.option(
-    "--margin", type=click.FloatRange(0.5, 500), default=None, help="ms kept for a busy machine; measured by default."
+    "--margin", type=FiniteRange(0.5, 500), default=None, help="ms kept for a busy machine; measured by default."
 )
 @click.option("--latency", type=Latency(), default="low", show_default=True, help="A hint to the devices.")
 @click.option(
@@ -97,9 +99,9 @@ class Job:
 )
 @click.option("--reconnect/--no-reconnect", default=True, show_default=True, help="Wait for a device that is gone.")
 @click.option("--loss", type=Percent(), default=0.0, help="Packets that a simulated network loses, e.g. 5%.")
-@click.option("--burst", type=click.FloatRange(1, 100), default=1.0, help="Packets lost in a row, on average.")
+@click.option("--burst", type=FiniteRange(1, 100), default=1.0, help="Packets lost in a row, on average.")
 @click.option("--record-codes", "record", metavar="FILE", help="Also write the codes as a .sdac stream.")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Stop by itself.")
+@click.option("--seconds", type=FiniteRange(min=0, min_open=True), help="Stop by itself.")
 @click.option("--measure-latency", is_flag=True, help="Send clicks round: join output and input by a cable or the air.")
 @click.option("--pace/--no-pace", default=True, show_default=True, help="Files in real time, or flat out.")
 @click.option("--plot", default=None, metavar="PNG", help="Spectrograms of input and output of files [extra: plot].")
@@ -153,6 +155,7 @@ def live(
         from .plots import require_matplotlib
 
         require_matplotlib()
+    check_places([source], {"--output": sink, "--record-codes": as_path(record), "--plot": as_path(plot)})
     for path in (plot, record):
         if path:
             check_output(Path(path), force=force)
@@ -255,6 +258,7 @@ def _between_files(codec: Codec, job: Job) -> None:
             keep=job.plot is not None or not job.as_json or source.samples is not None,
             seconds=job.seconds,
             network=job.network,
+            name="stdin" if job.source == "-" else job.source,
             record=record,
         )
         loop.run()

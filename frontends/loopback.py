@@ -8,7 +8,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from streamdac.errors import UsageError
+from streamdac.errors import BadDataError
 
 from .figures import Histogram
 
@@ -93,6 +93,7 @@ class Loop:
     """Of the source; all of it where None."""
     network: Network | None = None
     """What the packets pass through."""
+    name: str = "the source"
     record: BinaryIO | None = None
     """Takes the stream as it was sent."""
     compute: Histogram = field(default_factory=Histogram)
@@ -102,7 +103,7 @@ class Loop:
         """Until the source ends or the user interrupts.
 
         Raises:
-            UsageError: the source gave no audio.
+            BadDataError: the source gave no audio.
         """
         from streamdac.protocols.netsim import Link, Network
 
@@ -138,7 +139,7 @@ class Loop:
             self._write(self._out.push(block))
         self._write(self._out.flush()[: self._read - self._written])
         if not self._read:
-            raise UsageError("the source gave no audio")
+            raise BadDataError(f"{self.name} gave no audio")
 
     def _loop(self, rate: int) -> None:
         hop = self.codec.hop_length / self.codec.sample_rate

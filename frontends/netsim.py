@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamdac.errors import UsageError
-from streamdac.frontend import Frontend, LazyCommand
+from streamdac.frontend import Frontend, LazyCommand, file_of
+from streamdac.numbers import FiniteRange
 
 from .options import force_option, load_codec, model_options, progress, quiet_option
 
@@ -66,7 +67,7 @@ class Row:
     exact: bool
     """What was played is what was sent, sample for sample."""
     si_sdr_db: float | None
-    """Of what is played against what clean transport plays; None where exact, or where nothing was heard."""
+    """Of what is played against what clean transport plays; None where they are the same, or where nothing was heard."""
     pesq: float | None
     """Wide-band, the same two signals; None without the package `pesq`, or without speech."""
 
@@ -86,8 +87,8 @@ class _List(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.
         return tuple(parts)
 
 
-_MS = click.FloatRange(0, 60_000)
-_PERCENT = click.FloatRange(0, 99)
+_MS = FiniteRange(0, 60_000)
+_PERCENT = FiniteRange(0, 99)
 
 
 @click.command(short_help="What a bad network does to the audio.")
@@ -100,27 +101,27 @@ _PERCENT = click.FloatRange(0, 99)
     "--redundancy", "redundancies", type=_List("FRAMES[xCODEBOOKS]", r"\d+(x\d+)?"), default="0,2", show_default=True,
     metavar="FRAMES[xCODEBOOKS],...", help="Frames repeated in each packet, as many codebooks as matter most: a row each.",
 )  # fmt: skip
-@click.option("--burst", type=click.FloatRange(1, 1000), default=1.0, show_default=True,
+@click.option("--burst", type=FiniteRange(1, 1000), default=1.0, show_default=True,
               help="Packets lost in a row, mean (Gilbert-Elliott); 1 for independent losses.")  # fmt: skip
 @click.option("--delay", type=_MS, default=30.0, show_default=True, help="ms.")
 @click.option("--jitter", type=_MS, default=0.0, show_default=True, help="ms, mean of an exponential delay on top.")
 @click.option("--reorder", type=_PERCENT, default=0.0, show_default=True, help="% of packets held up.")
 @click.option("--reorder-delay", type=_MS, default=40.0, show_default=True, help="ms, by which they are held up.")
 @click.option("--duplicate", type=_PERCENT, default=0.0, show_default=True, help="% of packets that come twice.")
-@click.option("--bandwidth", type=click.FloatRange(0.1, 1e6), default=None, help="kbit/s; no limit by default.")
+@click.option("--bandwidth", type=FiniteRange(0.1, 1e6), default=None, help="kbit/s; no limit by default.")
 @click.option("--queue", type=_MS, default=500.0, show_default=True, help="ms of packets that wait for the bandwidth.")
-@click.option("--stall-every", type=click.FloatRange(0, 3600), default=0.0, show_default=True,
+@click.option("--stall-every", type=FiniteRange(0, 3600), default=0.0, show_default=True,
               help="s between stalls, mean; 0 for none.")  # fmt: skip
 @click.option("--stall", type=_MS, default=300.0, show_default=True, help="ms for which nothing passes.")
 @click.option("--ordered", is_flag=True, help="Like TCP: what is held up holds up what follows.")
-@click.option("--drift", type=click.FloatRange(-100_000, 100_000), default=0.0, show_default=True,
+@click.option("--drift", type=FiniteRange(-100_000, 100_000), default=0.0, show_default=True,
               help="ppm by which the sender's clock is fast.")  # fmt: skip
 @click.option("--correct-drift/--no-correct-drift", default=True, show_default=True)
 @click.option("--frames-per-packet", type=click.IntRange(1, 64), default=1, show_default=True)
 @click.option("--adaptive", is_flag=True, help="Rate control by the receiver's reports.")
 @click.option("--max-delay", type=_MS, default=1000.0, show_default=True, help="ms, of the jitter buffer.")
 @click.option("-n", "--codebooks", type=click.IntRange(1, 64), default=None, help="Codebooks; all by default.")
-@click.option("--seconds", type=click.FloatRange(0.1, 3600), default=20.0, show_default=True, help="Of the source.")
+@click.option("--seconds", type=FiniteRange(0.1, 3600), default=20.0, show_default=True, help="Of the source.")
 @click.option("--runs", type=click.IntRange(1, 1000), default=1, show_default=True, help="For each row, seeds in turn.")
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("-o", "--output", default=None, metavar="SINK", help="What is played, to listen to; of the only row.")
@@ -145,11 +146,16 @@ def netsim(
     from streamdac.protocols.simulate import Setup
 
     from . import heard
+    from .audio_files import check_sink
+    from .places import check_places
 
     if output is not None and (len(losses), len(redundancies), runs) != (1, 1, 1):
         raise UsageError(
             f"--output takes one row, got {len(losses)} losses, {len(redundancies)} redundancies, {runs} runs"
         )
+    check_places([source], {"--output": output})
+    if (path := file_of(output)) is not None:
+        check_sink(path, force=force)
     network = Network(
         delay=delay / 1000, jitter=jitter / 1000, burst=burst, reorder=reorder / 100, duplicate=duplicate / 100,
         reorder_delay=reorder_delay / 1000, bandwidth=None if bandwidth is None else bandwidth * 1000,
@@ -257,6 +263,7 @@ def _row(
     places = [place for outcome in outcomes for place in source_frames(outcome.played)]
     added = places.count(None)
     frames = material.codes.shape[2] * len(outcomes)
+    skipped = frames - (len(places) - added)
     depths = [len(p.codes) for outcome in outcomes for p in outcome.played if p.kind is Kind.PLAYED]
     return Row(
         loss=loss,
@@ -266,11 +273,11 @@ def _row(
         lost=sum(outcome.lost for outcome in outcomes),
         recovered=hops.count(Kind.RECOVERED),
         concealed=hops.count(Kind.MISSING) + hops.count(Kind.STALLED) - added,
-        skipped=frames - (len(places) - added),
+        skipped=skipped,
         added=added,
         kbps=round(float(np.mean([outcome.bitrate for outcome in outcomes])) / 1000, 3),
         delay_ms=round(1000 * float(np.mean(delays)), 1) if delays else None,
-        exact=quality is None,
+        exact=quality is None and not skipped and not added,
         si_sdr_db=round(quality, 3) if quality is not None and np.isfinite(quality) else None,
         pesq=round(float(np.mean(known)), 3) if known else None,
     )

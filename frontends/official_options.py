@@ -48,16 +48,24 @@ def named_model(model_type: str | None, model_bitrate: str | None) -> str:
 
 
 def official_model(
-    weights_path: str | None, model_type: str | None, model_bitrate: str | None, model_tag: str | None
+    weights_path: str | None,
+    model_type: str | None,
+    model_bitrate: str | None,
+    model_tag: str | None,
+    *,
+    instead: str | None = None,
 ) -> str | None:
-    """The weights file that the official options name; None where none of them is given. A path goes before the others.
+    """The weights that the official options name; None where none of them is given. A path goes before the others.
+
+    Args:
+        instead: --model, which goes before all of them: what they name need not be there then.
 
     Raises:
         UsageError: no such model.
         UnavailableError: not downloaded.
     """
-    if weights_path:
-        return weights_path
-    if not (model_type or model_bitrate or model_tag):
+    if not (weights_path or model_type or model_bitrate or model_tag):
         return None
+    if chosen := instead or weights_path:
+        return chosen
     return str(downloaded(named_model(model_type, model_bitrate), model_tag or LATEST))

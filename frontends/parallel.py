@@ -17,6 +17,7 @@ import click
 
 from streamdac.errors import StreamdacError, UsageError
 from streamdac.frontend import is_spec
+from streamdac.signals import ignore_keyboard_and_hang_up
 from streamdac.workers import when_parent_ends
 
 from .batch import Job, run_jobs
@@ -125,9 +126,9 @@ class _Worker:
 
 
 def _begin(folder: str) -> None:
-    """Of a worker: in the parent's folder. Ctrl-C is for the parent, which then ends the workers in order."""
+    """Of a worker: in the parent's folder. Ctrl-C and a hang-up are for the parent, which then ends the workers in order."""
     os.chdir(folder)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_keyboard_and_hang_up()
     signal.signal(signal.SIGTERM, _end)
     when_parent_ends(_end_alone)
 

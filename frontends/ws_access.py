@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import os
 import re
 import socket as sockets
 import ssl
@@ -12,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streamdac.errors import BadDataError, NoInputError, UsageError
+from streamdac.errors import BadDataError, UsageError
+from streamdac.files import unreadable
 
 # Nothing of the library's own goes to a terminal; a program that wants it sets up logging.
 logger = logging.getLogger("streamdac.websocket")
@@ -49,13 +51,13 @@ def read_token(path: Path) -> str:
     """The token in a file: its first line.
 
     Raises:
-        NoInputError: no such file.
+        NoInputError, DeniedError: it cannot be read.
         BadDataError: nothing in it, or what no header can hold.
     """
     try:
         lines = path.read_text("utf-8").split("\n")
     except OSError as error:
-        raise NoInputError(f"token file {path}: {error.strerror}") from error
+        raise unreadable(f"token file {path}", error) from error
     except UnicodeDecodeError as error:
         raise BadDataError(f"token file {path}: not text") from error
     token = lines[0].strip()
@@ -69,7 +71,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
 
     Raises:
         UsageError: one of the two files is not given.
-        NoInputError, BadDataError: they cannot be read.
+        NoInputError, DeniedError, BadDataError: they cannot be read.
     """
     if settings.tls_cert is None and settings.tls_key is None:
         return None
@@ -83,8 +85,15 @@ def tls_context(settings: Settings) -> ssl.SSLContext | None:
             f"{settings.tls_cert}, {settings.tls_key}: no certificate with its key ({error.reason})"
         ) from error
     except OSError as error:
-        raise NoInputError(f"{settings.tls_cert}, {settings.tls_key}: {error.strerror}") from error
+        both = (settings.tls_cert, settings.tls_key)
+        which = next((path for path in both if not _may_read(path)), ", ".join(map(str, both)))
+        raise unreadable(which, error) from error
     return context
+
+
+def _may_read(path: Path) -> bool:
+    """Without opening it: it may be a pipe."""
+    return os.access(path, os.R_OK, effective_ids=os.access in os.supports_effective_ids) and not path.is_dir()
 
 
 def check_exposure(settings: Settings) -> None:

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from streamdac.errors import UnavailableError, UsageError
+from streamdac.numbers import FiniteRange
 
 from .options import force_option, load_codec, model_options, quiet_option, vbr_option
 
@@ -29,9 +30,9 @@ def peer_options(command: F) -> F:
                 "--channels", type=click.IntRange(1, 32), default=1, show_default=True, help="Of what is sent and heard."
             ),
             click.option("-n", "--codebooks", type=click.IntRange(1), default=None, help="At most so many."),
-            click.option("--seconds", type=click.FloatRange(0, min_open=True), default=None, help="End after so long."),
+            click.option("--seconds", type=FiniteRange(0, min_open=True), default=None, help="End after so long."),
             click.option(
-                "--retry", "retry_seconds", type=click.FloatRange(0), default=60.0, show_default=True,
+                "--retry", "retry_seconds", type=FiniteRange(0), default=60.0, show_default=True,
                 help="Seconds that a lost connection is tried again.",
             ),
             click.option("--json", "as_json", is_flag=True, help="One object a second on stdout."),
@@ -65,7 +66,7 @@ def hear_options(command: F) -> F:
     for option in reversed(
         (
             click.option(
-                "--delay", "delay_ms", type=click.FloatRange(0, 900), default=20.0, show_default=True,
+                "--delay", "delay_ms", type=FiniteRange(0, 900), default=20.0, show_default=True,
                 help="ms that the jitter buffer holds at least.",
             ),
             click.option(

@@ -23,11 +23,11 @@ from streamdac.errors import (
     BadDataError,
     DeniedError,
     ModelMismatchError,
-    NoInputError,
     StreamdacError,
     UnavailableError,
     UsageError,
 )
+from streamdac.files import unreadable
 from streamdac.protocols.messages import SUBPROTOCOL, VERSION, Bye, Hello, Offer, Reason, Reject, Role
 
 from .ws_access import is_loopback
@@ -104,7 +104,7 @@ async def open_socket(target: Target) -> ClientConnection:
     Raises:
         UnavailableError: nobody there, or nobody who speaks this protocol.
         DeniedError: not let in.
-        UsageError, NoInputError, BadDataError: the URL or the certificates are wrong.
+        UsageError, NoInputError, DeniedError, BadDataError: the URL or the certificates are wrong.
     """
     url = with_room(target.url, None)
     try:
@@ -150,10 +150,15 @@ def _explain(url: str, error: Exception) -> NoReturn:
         case ssl.SSLError():
             raise UnavailableError(f"{url}: TLS failed: {error.reason or error}") from error
         case OSError():
-            raise UnavailableError(f"{url}: cannot connect: {error.strerror or error}") from error
+            raise UnavailableError(f"{url}: cannot connect: {error.strerror or str(error) or _ended(url)}") from error
         case EOFError() | ConnectionClosed():
             raise UnavailableError(f"{url}: closed the connection at once") from error
     raise error
+
+
+def _ended(url: str) -> str:
+    """What an error without a word means: asyncio has only that where a connection ends in the TLS handshake."""
+    return "the connection was closed" + (" (is it a ws:// server, without TLS?)" if url.startswith("wss:") else "")
 
 
 def _tls(target: Target) -> ssl.SSLContext:
@@ -162,7 +167,7 @@ def _tls(target: Target) -> ssl.SSLContext:
     except ssl.SSLError as error:
         raise BadDataError(f"{target.tls_ca}: no certificates: {error.reason}") from error
     except OSError as error:
-        raise NoInputError(f"{target.tls_ca}: {error.strerror}") from error
+        raise unreadable(target.tls_ca or "the system's certificates", error) from error
 
 
 _ERRORS: dict[int, type[StreamdacError]] = {

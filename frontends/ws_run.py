@@ -16,6 +16,7 @@ from streamdac import frontend
 from streamdac.errors import BadDataError, OutputError, UnavailableError, UsageError
 from streamdac.protocols.messages import Reason, Role
 
+from .places import check_places
 from .ws_access import read_token
 from .ws_capture import Capture
 from .ws_client import Target, Wishes, with_room
@@ -34,7 +35,7 @@ POLL_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Options:
-    """Of a peer, as typed."""
+    """Of a peer, as typed. Raises UsageError where one file is both ends."""
 
     url: str
     room: str | None = None
@@ -58,6 +59,9 @@ class Options:
     as_json: bool = False
     quiet: bool = False
 
+    def __post_init__(self) -> None:
+        check_places([self.source], {"--output": self.sink})
+
     @property
     def role(self) -> Role:
         """By the ends that there are."""
@@ -68,7 +72,7 @@ class Options:
 
         Raises:
             UsageError: the URL or the room is wrong.
-            NoInputError, BadDataError: there is no token in its file.
+            NoInputError, DeniedError, BadDataError: there is no token in its file.
         """
         token = None if self.token_file is None else read_token(self.token_file)
         return Target(with_room(self.url, self.room), token, self.tls_ca)

@@ -32,7 +32,7 @@ _MAX_CHANNELS = 5  # the loudness of BS.1770 is defined up to there
 _MAX_SAMPLES = 1 << 40
 _MAX_CODEBOOKS = 64
 _MAX_SAMPLES_PER_FRAME = 1 << 16  # at the source's rate; the official models stay below 4,500
-_DB = (-70.0, 150.0)
+LEAST_DB, MOST_DB = -70.0, 150.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -205,8 +205,8 @@ def _field_problem(archive: Archive) -> str | None:
         return f"codes must be uint16 [B * C, K, F], got {_kind(codes)}"
     if not isinstance(db, np.ndarray) or db.dtype != np.float32 or db.ndim != 1:
         return f"input_db must be float32 [B], got {_kind(db)}"
-    if not ((db >= _DB[0]) & (db <= _DB[1])).all():
-        return f"input_db is {db[:3].tolist()} dB, need {_DB[0]:g} to {_DB[1]:g}"
+    if not ((db >= LEAST_DB) & (db <= MOST_DB)).all():
+        return f"input_db is {db[:3].tolist()} dB, need {LEAST_DB:g} to {MOST_DB:g}"
     if values["dac_version"] != DAC_VERSION:
         return f"dac_version is {short(values['dac_version'])}, need {DAC_VERSION!r}"
     if type(values["padding"]) is not bool:

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from functools import cache
-from types import FrameType
 
 import click
 
 from . import frontend
 from ._version import __version__
 from .errors import DeniedError, FrontendUnavailable, StreamdacError
+from .signals import end_in_order
 
 BROKEN_PIPE = 141
 INTERRUPTED = 130
-TERMINATED = 143
 IO_ERROR = 74
 FAILED = 1
 NAME = "streamdac"
@@ -138,15 +136,10 @@ def _one_line(error: Exception) -> str:
 def run() -> None:
     """The console script."""
     _open_closed_streams()
-    signal.signal(signal.SIGTERM, _terminate)
+    end_in_order()
     code = main()
     _let_go_of_stdout()
     sys.exit(code)
-
-
-def _terminate(number: int, frame: FrameType | None) -> None:
-    """End by way of every `finally`, so that no unfinished file is left behind."""
-    raise SystemExit(TERMINATED)
 
 
 def _open_closed_streams() -> None:

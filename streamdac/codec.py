@@ -29,6 +29,7 @@ from .weights import load_weights
 
 ENGINES = ("auto", "torch", "native")
 MAX_THREADS = 256
+_MOST_SAID = 200  # characters of a reason that is torch's
 
 
 class Codec:
@@ -216,8 +217,8 @@ def make_executor(
     try:
         target = torch.device(device)
         torch.empty(0, device=target)
-    except (RuntimeError, AssertionError) as error:
-        raise UnavailableError(f"device {str(device)!r}: {str(error).strip().splitlines()[0]}") from error
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise UnavailableError(f"device {str(device)!r}: {_first_sentence(str(error))}") from error
     missing = why_not_native(target)
     if engine == "torch" or (engine == "auto" and missing):
         return TorchExecutor(plan, target)
@@ -226,6 +227,12 @@ def make_executor(
     from .native_executor import NativeExecutor
 
     return NativeExecutor(plan, threads)
+
+
+def _first_sentence(text: str) -> str:
+    """torch says much."""
+    line = (text.strip().splitlines() or ["not there"])[0]
+    return line.split(". ")[0][:_MOST_SAID]
 
 
 def why_not_native(device: str | torch.device = "cpu") -> str | None:
@@ -257,6 +264,8 @@ def load(
         BadDataError: not a weights file.
     """
     path = find_model(model)
+    if str(device).partition(":")[0] == "meta":
+        raise UnavailableError(f"device {str(device)!r}: it holds shapes only, and no numbers")
     weights = load_weights(path)
     name = str(model) if str(model) in OFFICIAL else weights.metadata.get("name") or path.stem
     return Codec(weights.network(), device=device, engine=engine, threads=threads, name=name)

@@ -7,6 +7,7 @@ imports all of them to list their commands.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -204,12 +205,28 @@ def open_sink(spec: str, *, sample_rate: int, channels: int, force: bool = False
     return opener(rest, sample_rate=sample_rate, channels=channels, force=force)
 
 
+def file_of(spec: str | None) -> Path | None:
+    """The file that `spec` names, links followed; None for `-`, what other frontends offer, and no spec at all."""
+    if spec is None:
+        return None
+    name, rest = _split(spec)
+    if name != "file" or rest == "-":
+        return None
+    return file_of(rest) if is_spec(rest) else Path(os.path.realpath(rest))
+
+
 def _resolve(spec: str, part: Callable[[Frontend], Opener | None]) -> tuple[str, str, Opener | None]:
+    name, rest = _split(spec)
+    return name, rest, part(load(name))
+
+
+def _split(spec: str) -> tuple[str, str]:
+    """The frontend that is meant, and what is for it."""
     name, _, rest = spec.partition(":")
     # `null` is `null:`, unless there is a file of that name.
     if is_spec(spec) or (name in _entries() and name != "file" and not Path(spec).exists()):
-        return name, rest, part(load(name))
-    return "file", spec, part(load("file"))
+        return name, rest
+    return "file", spec
 
 
 async def _in_thread(call: Callable[..., Result], *arguments: object) -> Result:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from .archive import MOST_DB
 from .errors import BadDataError
 from .loudness import LoudnessMeter
 from .resample import Resampler
@@ -57,7 +58,11 @@ class Levels:
 
 
 def measure(signal: Signal, sample_rate: int, normalize_db: float | None) -> Levels:
-    """The first pass: length, loudness and peaks at the model's rate."""
+    """The first pass: length, loudness and peaks at the model's rate.
+
+    Raises:
+        BadDataError: there is no audio, or it is not finite, or far too loud.
+    """
     meters = [LoudnessMeter(sample_rate, signal.channels) for _ in range(signal.batch)]
     peaks = np.zeros((signal.rows, 1), np.float32)
     original = samples = 0
@@ -70,15 +75,23 @@ def measure(signal: Signal, sample_rate: int, normalize_db: float | None) -> Lev
         peaks = np.maximum(peaks, np.abs(x).max(axis=1, keepdims=True))
         for meter, rows in zip(meters, x.reshape(signal.batch, signal.channels, -1), strict=True):
             meter.push(rows)
+    if not original:
+        raise BadDataError("holds no audio: 0 samples")
     if not samples:
         raise BadDataError(f"audio of {original} samples at {signal.sample_rate} Hz is nothing at {sample_rate} Hz")
     input_db = np.array([meter.finish() for meter in meters], np.float32)
+    _check_level(float(input_db.max()), float(peaks.max()))
     gains = np.ones((signal.rows, 1), np.float32)
     if normalize_db is not None:
         gains = np.repeat(gain_between(input_db, normalize_db), signal.channels)[:, None]
     peaks = peaks * gains
     limits = np.divide(np.float32(1), peaks, out=np.ones_like(peaks), where=peaks > 1)
     return Levels(original, samples, input_db, gains, limits)
+
+
+def _check_level(db: float, peak: float) -> None:
+    if not db <= MOST_DB:
+        raise BadDataError(f"samples up to {peak:.3g} ({db:.1f} dB LUFS), need about -1 to 1")
 
 
 def gain_between(db: npt.NDArray[np.float32], wanted_db: npt.NDArray[np.float32] | float) -> npt.NDArray[np.float32]:

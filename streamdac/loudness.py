@@ -61,21 +61,24 @@ class LoudnessMeter:
         if not x.shape[1]:
             return
         self._samples += x.shape[1]
-        for stage in self._stages:
-            x = stage.run(x)
-        self._weighted = np.concatenate([self._weighted, x], axis=1)
-        self._measure((self._weighted.shape[1] - self._block) // self._step + 1)
+        with np.errstate(over="ignore", invalid="ignore"):  # what is far too loud is seen at the end
+            for stage in self._stages:
+                x = stage.run(x)
+            self._weighted = np.concatenate([self._weighted, x], axis=1)
+            self._measure((self._weighted.shape[1] - self._block) // self._step + 1)
 
     def finish(self) -> float:
-        """The loudness of everything pushed, dB LUFS, at least -70. The meter is used up."""
+        """The loudness of everything pushed, dB LUFS, at least -70; infinite if float32 does not hold it. Used up then."""
         missing = int((_SHORTEST_SECONDS - self._samples / self._rate) * self._rate)
         if missing > 0:
             self.push(np.zeros((self._channels, missing), np.float32))
         left = self._weighted.shape[1]
         if not self._powers or left > self._block - self._step:  # samples that no whole block has covered
             self._weighted = np.pad(self._weighted, ((0, 0), (0, max(0, self._block - left))))
-            self._measure(1)
-        return max(FLOOR_DB, _gated(np.concatenate(self._powers, axis=1)))
+            with np.errstate(over="ignore", invalid="ignore"):
+                self._measure(1)
+        powers = np.concatenate(self._powers, axis=1)
+        return max(FLOOR_DB, _gated(powers)) if np.isfinite(powers).all() else math.inf
 
     def _measure(self, blocks: int) -> None:
         """Take the mean power of the next blocks, each a step further."""

@@ -55,12 +55,20 @@ class Weights:
         Raises:
             BadDataError: a tensor is missing, unknown, of the wrong shape or not finite.
         """
+        network = self.check()
+        network.load_state_dict({name: self.tensors[name].float() for name in network.state_dict()}, assign=True)
+        return network.eval()
+
+    def check(self) -> DAC:
+        """A network of this config without memory for parameters (on torch's "meta"), to which these belong.
+
+        Raises:
+            BadDataError: a tensor is missing, unknown, of the wrong shape or not finite.
+        """
         with torch.device("meta"):
             network = DAC(self.config)
-        expected = network.state_dict()
-        _check_tensors(expected, self.tensors)
-        network.load_state_dict({name: self.tensors[name].float() for name in expected}, assign=True)
-        return network.eval()
+        _check_tensors(network.state_dict(), self.tensors)
+        return network
 
 
 def load_weights(path: str | Path) -> Weights:

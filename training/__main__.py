@@ -9,6 +9,7 @@ import sys
 import click
 
 from streamdac.errors import OutputError, StreamdacError
+from streamdac.signals import end_in_order
 
 # Idle threads sleep instead of spinning: a run shares the machine with other work. Read when torch is imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -64,4 +65,5 @@ def run() -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     sys.exit(run())

@@ -15,6 +15,7 @@ import soundfile
 
 from streamdac import cli
 
+from ..processes import in_terminal
 from .conftest import SPEECH, Run
 from .models import RATE
 
@@ -87,6 +88,40 @@ def test_an_interrupted_program_leaves_no_half_written_file(
     assert process.returncode == code
     assert said == ("streamdac: interrupted\n" if code == 130 else "")
     assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+@pytest.mark.parametrize("nohup", [False, True])
+def test_a_closed_terminal_ends_a_program_in_order_unless_it_ignores_that(
+    tmp_path: Path, weights: Path, nohup: bool
+) -> None:
+    command = [*PROGRAM, "encode", "tone:440", "-o", "tone.sdac", "--model", str(weights), "-q"]
+    process, near = in_terminal(command, tmp_path, nohup=nohup)
+    while process.poll() is None and not any(path.stat().st_size for path in tmp_path.iterdir()):
+        time.sleep(0.05)
+    os.close(near)
+    if nohup:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(0.5)
+        assert len(os.listdir(tmp_path)) == 1
+        process.terminate()
+    assert process.wait(60) == 143
+    assert os.listdir(tmp_path) == []
+
+
+def test_of_several_hang_ups_one_counts() -> None:
+    """A shell passes on what the kernel sends as well; a second SIGTERM would break off what the first began."""
+    done = script(
+        "import os, signal\n"
+        "from streamdac.signals import end_in_order\n"
+        "heard = []\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+        "end_in_order()\n"
+        "signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))\n"
+        "for _ in range(2): os.kill(os.getpid(), signal.SIGHUP)\n"
+        "print(heard == [signal.SIGTERM])"
+    )
+    assert done.stdout == "True\n"
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -209,3 +244,10 @@ def test_neither_audio_nor_streams_are_typed_or_shown(
         monkeypatch.undo()
     assert message in said.getvalue()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_what_is_no_finite_number_is_refused_as_one(run: Run, value: str) -> None:
+    result = run("live", "-i", "tone:440", "-o", "null:", "--seconds", value)
+    assert result.code == 2
+    assert f"{value} is not" in result.err or "is not in the range" in result.err

@@ -12,6 +12,7 @@ import pytest
 import soundfile
 
 from streamdac.codec import Codec
+from streamdac.frontends import encode
 from streamdac.frontends.coding import StreamDecoding, StreamEncoding, stream_header
 from streamdac.frontends.wav import pcm16
 from streamdac.nn import DAC
@@ -181,6 +182,58 @@ def test_nothing_is_overwritten_unless_forced(run: Run, tmp_path: Path) -> None:
     result = run("decode", target, "-o", source)
     assert (result.code, "is there already" in result.err) == (74, True)
     run("decode", target, "-o", source, "-f").ok()
+
+
+@pytest.mark.parametrize("suffix", [".sdac", ".dac"])
+@pytest.mark.parametrize(
+    ("folder", "message"),
+    [
+        ("plain", "plain is not a folder"),
+        ("a.wav", "a.wav is not a folder"),
+        ("/dev/null", "/dev/null is not a folder"),
+        ("/proc", "cannot write /proc/x"),
+        ("/proc/none", "cannot write /proc/none/x"),
+    ],
+)
+def test_where_nothing_can_be_written_nothing_is_encoded(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, folder: str, message: str, suffix: str
+) -> None:
+    if not Path(folder).is_dir() and folder == "/proc":
+        pytest.skip("needs /proc")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(encode, "_codec", None)
+    write(Path("a.wav"), noise(HOP))
+    Path("plain").touch()
+    result = run("encode", "a.wav", "-o", f"{folder}/x{suffix}")
+    assert (result.code, message in result.err, result.err.count("\n")) == (74, True, 1)
+
+
+def test_a_file_is_no_folder_for_others(run: Run, tmp_path: Path) -> None:
+    source = write(tmp_path / "a.wav", noise(HOP))
+    (tmp_path / "plain").touch()
+    result = run("encode", source, "-o", tmp_path / "plain")
+    assert (result.code, f"{tmp_path / 'plain'} is not a folder" in result.err) == (74, True)
+
+
+def test_no_audio_makes_a_stream_and_no_archive(run: Run, tmp_path: Path) -> None:
+    source = write(tmp_path / "zero.wav", noise(0))
+    run("encode", source).ok()
+    result = run("encode", source, "-o", tmp_path / "zero.dac")
+    assert (result.code, result.err) == (65, f"streamdac: {source}: holds no audio: 0 samples\n")
+
+
+@pytest.mark.parametrize("suffix", [".sdac", ".dac"])
+def test_a_flac_that_does_not_say_its_length_is_read_to_its_end(run: Run, tmp_path: Path, suffix: str) -> None:
+    """As out of a pipe: its writer could not go back to the start."""
+    whole = write(tmp_path / "whole.flac", noise(RATE + 7))
+    data = bytearray(whole.read_bytes())
+    data[21] &= 0xF0
+    data[22:42] = bytes(20)  # the count's other 32 bits, and the checksum
+    (tmp_path / "cut.flac").write_bytes(data)
+    assert soundfile.info(tmp_path / "cut.flac").frames > 1 << 60
+    for name in ("whole", "cut"):
+        run("encode", tmp_path / f"{name}.flac", "-o", tmp_path / (name + suffix)).ok()
+    assert (tmp_path / f"cut{suffix}").read_bytes() == (tmp_path / f"whole{suffix}").read_bytes()
 
 
 def test_a_failure_leaves_neither_file_nor_remains(run: Run, tmp_path: Path) -> None:

@@ -14,6 +14,8 @@ import torch
 import streamdac
 from streamdac.codec import Codec
 from streamdac.frontends.info import describe
+from streamdac.nn import DAC
+from streamdac.weights import Weights, save_weights
 
 from .conftest import SPEECH, Run
 from .models import CONFIG, HOP, RATE
@@ -41,6 +43,15 @@ def test_the_embedded_model_is_meant_where_nothing_is_named(
     monkeypatch.setenv("STREAMDAC_MODEL", str(weights))
     found = json.loads(run("info", "--json").ok().out)
     assert found == told(run, "causal-24khz") == told(run, weights)
+
+
+def test_a_model_is_told_with_its_licence_and_not_with_the_steps_of_its_last_run(run: Run, tmp_path: Path) -> None:
+    network = DAC(CONFIG)
+    facts = {"name": "mean", "licence": "MIT", "step": "5", "audio_seconds": "9"}
+    save_weights(tmp_path / "m.safetensors", Weights(CONFIG, network.state_dict(), facts))
+    found = told(run, tmp_path / "m.safetensors")
+    assert (found["name"], found["licence"]) == ("mean", "MIT")
+    assert not {"step", "audio_seconds"} & set(found)
 
 
 def test_a_stream_is_told_by_header_and_contents(run: Run, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ DRIVER = """
 import os, pathlib, sys, time
 from streamdac.frontends import parallel
 from streamdac.frontends.batch import Job
+from streamdac.signals import end_in_order
 
 def work(job):
     pathlib.Path(job.target).write_text(str(os.getpid()))
@@ -31,6 +32,8 @@ def work(job):
 if __name__ == "__main__":
     if sys.argv[1] == "old":
         parallel._SAFE_PATH = False
+    if sys.argv[1] == "program":
+        end_in_order()
     jobs = [Job(source, str(number)) for number, source in enumerate(sys.argv[2:])]
     sys.exit(parallel.run_all(jobs, work, processes=2, quiet=True))
 """
@@ -47,7 +50,16 @@ def folder(tmp_path: Path) -> Path:
 
 def start(folder: Path, *arguments: str) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(folder.parent / "driver.py"), *arguments]
-    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT)
+    return subprocess.Popen(command, cwd=folder, env=ENVIRONMENT, start_new_session=True)
+
+
+def working(folder: Path) -> list[int]:
+    """The processes of the first two jobs, once both have begun."""
+    end, names = time.monotonic() + 60, [folder / "0", folder / "1"]
+    while not all(name.exists() and name.read_text() for name in names):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    return [int(name.read_text()) for name in names]
 
 
 @pytest.mark.parametrize("python", ["new", "old"])
@@ -70,15 +82,19 @@ def test_the_environment_is_left_as_it_was(before: str | None, monkeypatch: pyte
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 def test_processes_end_in_order_with_a_parent_that_was_killed(folder: Path) -> None:
     parent = start(folder, "new", "short", "long")
-    end = time.monotonic() + 60
-    names = [folder / "0", folder / "1"]
-    while not all(name.exists() and name.read_text() for name in names):
-        assert time.monotonic() < end
-        time.sleep(0.02)
-    workers = [int(name.read_text()) for name in names]
+    workers, end = working(folder), time.monotonic() + 60
     parent.send_signal(signal.SIGKILL)
     parent.wait()
     while any(map(alive, workers)):
         assert time.monotonic() < end
         time.sleep(0.02)
-    assert not names[1].exists()  # half-written
+    assert not (folder / "1").exists()  # half-written
+
+
+@pytest.mark.skipif(not hasattr(os, "killpg"), reason="needs groups of processes")
+def test_processes_end_in_order_where_all_of_them_are_hung_up(folder: Path) -> None:
+    parent = start(folder, "program", "short", "long")
+    working(folder)
+    os.killpg(parent.pid, signal.SIGHUP)
+    assert parent.wait(60) == 143
+    assert not (folder / "1").exists()  # half-written

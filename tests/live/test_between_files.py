@@ -112,6 +112,13 @@ def test_nothing_is_overwritten(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert (tmp_path / "a.sdac").read_bytes() == b"precious"
 
 
+def test_a_file_without_audio_is_named(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write(tmp_path / "in.wav", RATE, 0)
+    code = cli.main(["live", "-i", str(tmp_path / "in.wav"), "-o", str(tmp_path / "out.wav"), "--no-pace"])
+    assert (code, capsys.readouterr().err) == (65, f"streamdac: {tmp_path / 'in.wav'} gave no audio\n")
+    assert not (tmp_path / "out.wav").exists()
+
+
 @pytest.mark.parametrize("rate", [1, 999, 768_001, 2_000_000_000])
 def test_a_rate_that_nobody_records_at_is_one_line(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, rate: int

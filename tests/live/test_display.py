@@ -98,6 +98,17 @@ def test_a_terminal_gives_single_keys_and_is_as_before() -> None:
         os.close(terminal)
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_terminal_that_is_gone_gives_no_keys_and_harms_nothing() -> None:
+    main, terminal = os.openpty()
+    try:
+        with Keyboard(terminal) as keys:
+            os.close(main)
+            assert keys.wait(0.01) is None
+    finally:
+        os.close(terminal)
+
+
 def test_a_pipe_gives_no_keys() -> None:
     reader, writer = os.pipe()
     try:

@@ -75,6 +75,18 @@ def test_threads_out_of_range_are_refused(threads: Any) -> None:
         make_executor(models.small_plan(CAUSAL), threads=threads)
 
 
+@pytest.mark.parametrize("device", ["cuda:99", "mps", "vulkan", "lazy", "hpu", "meta", "meta:0", "nonsense"])
+def test_a_device_that_is_not_there_is_said_in_a_sentence(model: str, device: str) -> None:
+    if device == "mps" and torch.backends.mps.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(UnavailableError) as info:
+        load(model, device=device)
+    said = str(info.value)
+    assert said.startswith(f"device {device!r}: ")
+    assert len(said) < 250
+    assert "\n" not in said
+
+
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(UsageError, match="engine is 'onnx', need one of auto, torch, native"):
         make_executor(models.small_plan(CAUSAL), engine="onnx")

@@ -235,6 +235,21 @@ def test_mistake_is_said_in_one_line(
     assert tree(tmp_path) == before
 
 
+@pytest.mark.parametrize(
+    "flags", [("--model_type", "44khz"), ("--model_bitrate", "16kbps"), ("--weights_path", "none.pth")]
+)
+def test_model_goes_before_what_the_official_flags_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+) -> None:
+    """Which is not there. The flags still mean an archive in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    write(tmp_path / "in" / "a.wav")
+    assert run("encode", "in/a.wav", *flags, "--model", MODEL, "-q") == 0
+    assert run("decode", "a.dac", *flags, "--model", MODEL, "-q") == 0
+    assert tree(tmp_path) == ["a.dac", "a.wav", "in/a.wav"]
+
+
 def test_nothing_is_overwritten_unless_asked(tmp_path: Path) -> None:
     clip = write(tmp_path / "a.wav")
     (tmp_path / "a.dac").write_bytes(b"mine")

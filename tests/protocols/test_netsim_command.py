@@ -87,6 +87,13 @@ def test_without_loss_what_is_played_is_what_clean_transport_plays(rows) -> None
     assert 30 < row["delay_ms"] < 80
 
 
+def test_what_was_hardly_played_at_all_is_not_exact(rows) -> None:
+    """Over a link too slow for it: the few frames that came are as they were sent, and the others are missing."""
+    (row,) = rows("--loss", 0, "--redundancy", 0, "--seconds", 1, "--bandwidth", 0.1)
+    assert row["skipped"] > 70
+    assert (row["exact"], row["si_sdr_db"]) == (False, None)
+
+
 def test_all_codebooks_as_redundancy_bring_everything_back(rows) -> None:
     (row,) = rows("--loss", 2, "--redundancy", "4x4", "--seconds", 3)
     assert row["lost"] >= row["recovered"] > 0  # the End may be among the lost
@@ -195,7 +202,7 @@ def test_channels_are_sent_together(rows, tmp_path) -> None:
         (["--redundancy", "2x"], 2, "'2x' in '2x' is no FRAMES[xCODEBOOKS]"),
         (["--redundancy", "65x1"], 2, "got redundancy 65x1, need at most 64x64"),
         (["-o", "x.wav"], 2, "--output takes one row, got 6 losses, 2 redundancies, 1 runs"),
-        (["--burst", "nan"], 2, "got bursts of nan"),
+        (["--burst", "nan"], 2, "nan is not a finite number"),
         (["--seconds", "0"], 2, "--seconds"),
         (["-n", "5"], 2, "5"),
     ],
@@ -210,8 +217,26 @@ def test_what_makes_no_sense_is_refused_in_a_line(options, code, message, weight
 def test_a_source_that_is_missing_or_empty_is_named(weights, capsys, tmp_path) -> None:
     assert cli.main(["netsim", "nowhere.wav", "--model", str(weights)]) == 66
     soundfile.write(tmp_path / "empty.wav", np.zeros(0), RATE)
-    assert cli.main(["netsim", str(tmp_path / "empty.wav"), "--model", str(weights)]) == 2
-    assert "gave no audio" in capsys.readouterr().err
+    assert cli.main(["netsim", str(tmp_path / "empty.wav"), "--model", str(weights)]) == 65
+    assert f"{tmp_path / 'empty.wav'} gave no audio" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "code", "message"),
+    [
+        ("there.wav", 74, "there.wav is there already (-f overwrites)"),
+        ("x.txt", 2, "no format for suffix '.txt'"),
+        ("there.wav/x.wav", 74, "there.wav is not a folder"),
+    ],
+)
+def test_what_cannot_be_written_is_said_before_anything_is_simulated(
+    name, code, message, weights, capsys, tmp_path, monkeypatch
+) -> None:
+    (tmp_path / "there.wav").touch()
+    monkeypatch.setattr(heard, "prepare", None)
+    words = ["netsim", str(SPEECH), "--model", str(weights), "--loss", "5", "--redundancy", "0"]
+    assert cli.main([*words, "-o", str(tmp_path / name)]) == code
+    assert message in capsys.readouterr().err
 
 
 def material(kind="causal", seconds=0.2) -> heard.Material:

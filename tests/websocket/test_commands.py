@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 from pathlib import Path
 
 import pytest
 
-from streamdac import cli
-from streamdac.errors import BadDataError, UsageError
+from streamdac import cli, load
+from streamdac.errors import BadDataError, UnavailableError, UsageError
 from streamdac.frontends.ws_access import Settings, check_exposure, is_loopback, read_token
-from streamdac.frontends.ws_client import with_room
+from streamdac.frontends.ws_client import Target, open_socket, with_room
 
 
 @pytest.fixture
@@ -43,6 +44,8 @@ def nobody() -> str:
         (["serve", "--host", "0.0.0.0"], 2, "without TLS (--tls-cert, --tls-key) and a token (--token-file)"),
         (["serve", "--tls-cert", "missing.pem"], 2, "both a certificate and its key"),
         (["serve", "--tls-cert", "missing.pem", "--tls-key", "missing.pem"], 66, "missing.pem"),
+        (["serve", "--tls-cert", "/", "--tls-key", "missing.pem"], 66, "cannot read /: Is a directory"),
+        (["serve", "--tls-cert", "missing.pem", "--tls-key", "/"], 66, "cannot read missing.pem: No such file"),
         (["serve", "--host", "192.0.2.1", "--insecure"], 69, "cannot listen on 192.0.2.1:8765"),
     ],
 )
@@ -72,6 +75,47 @@ def test_what_is_no_certificate_is_refused(tmp_path, capsys) -> None:
     (tmp_path / "x.pem").write_text("no certificate")
     assert cli.main(["serve", "--tls-cert", str(tmp_path / "x.pem"), "--tls-key", str(tmp_path / "x.pem")]) == 65
     assert "no certificate with its key" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() != 0, reason="takes another user's place: needs root")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["serve", "--token-file", "closed"],
+        ["serve", "--tls-cert", "open", "--tls-key", "closed"],
+        ["serve", "--tls-cert", "closed", "--tls-key", "open"],
+        ["send", "wss://127.0.0.1:1", "-i", "null:1", "--tls-ca", "closed"],
+    ],
+)
+def test_what_may_not_be_read_is_denied(tmp_path, capsys, monkeypatch, model, certificate, words) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("STREAMDAC_MODEL", str(model))
+    for name, mode in (("open", 0o644), ("closed", 0o600)):
+        (tmp_path / name).write_bytes(certificate[0].read_bytes())
+        (tmp_path / name).chmod(mode)
+    for folder in (tmp_path, *tmp_path.parents[:2], model.parent):
+        folder.chmod(0o755)
+    small = load(model)
+    monkeypatch.setattr("streamdac.frontends.ws_call.load_codec", lambda *_: small)
+    os.seteuid(65_534)
+    try:
+        assert cli.main(words) == 77
+    finally:
+        os.seteuid(0)
+    assert "closed: Permission denied" in capsys.readouterr().err
+
+
+async def test_a_connection_that_is_closed_without_a_word_is_said_to_be() -> None:
+    async def close(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read(4096)
+        writer.close()
+
+    async with await asyncio.start_server(close, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(UnavailableError) as info:
+            await open_socket(Target(f"wss://127.0.0.1:{port}/x"))
+    reason = "cannot connect: the connection was closed (is it a ws:// server, without TLS?)"
+    assert str(info.value) == f"wss://127.0.0.1:{port}/x: {reason}"
 
 
 @pytest.mark.parametrize(

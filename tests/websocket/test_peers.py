@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import subprocess
 from collections.abc import AsyncIterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -307,18 +305,6 @@ async def test_a_token_lets_in_and_a_wrong_one_does_not() -> None:
         with pytest.raises(DeniedError, match="HTTP 401: wrong token or none"):
             async with open_peer(url(relay), token="sesamE"):
                 pass
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory) -> tuple[Path, Path]:
-    """A certificate of 127.0.0.1, signed by itself, and its key."""
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days",
-               "1", "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key),
-               "-out", str(cert)]  # fmt: skip
-    subprocess.run(command, check=True, capture_output=True)
-    return cert, key
 
 
 async def test_tls_is_checked_against_the_certificates_trusted(certificate) -> None:

@@ -24,6 +24,7 @@ from streamdac import frontend, load
 from streamdac.frontends.wav import SampleFormat, header
 from streamdac.protocols.messages import End, Offer, Packet, Role
 
+from ..processes import in_terminal
 from .parts import hello, raw, running, small_codec, speech, until, url
 
 
@@ -138,6 +139,27 @@ async def test_an_interrupted_peer_ends_its_stream_and_says_bye(start, model, ca
         assert caplog.messages[-1] == "room lobby: session ended with 1000 "
         packets, (end,) = listener.heard(Packet), listener.heard(End)
         assert end.frames == len(packets)
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs a pseudo-terminal")
+def test_what_was_heard_is_kept_where_the_terminal_is_closed(start, server, model, tmp_path) -> None:
+    _, url = server
+    command = ["listen", url + "/r", "--model", model, "-o", "out.wav", "--exact"]
+    listening, near = in_terminal([sys.executable, "-m", "streamdac", *map(str, command)], tmp_path)
+    try:
+        while b"model small" not in os.read(near, 4096):
+            pass
+        sending = start("send", url + "/r", "--model", model, "-i", "null:0.5")
+        assert sending.wait(60) == 0
+        end = time.monotonic() + 60
+        while sum(path.stat().st_size for path in tmp_path.iterdir()) < 2 * 12_000:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+    finally:
+        os.close(near)
+    assert listening.wait(20) == 0
+    assert soundfile.info(tmp_path / "out.wav").frames == 12_000
+    assert [path.name for path in tmp_path.iterdir()] == ["out.wav"]
 
 
 def opened(fifo: Path) -> int:
