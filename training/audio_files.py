@@ -14,7 +14,7 @@ import soundfile
 
 from ..errors import BadDataError, NoInputError
 from ..files import soundfile_name
-from .corpus_audio import Audio, read_mono
+from .corpus_audio import Audio, check_length, read_mono
 
 _log = logging.getLogger(__name__)
 
@@ -64,7 +64,11 @@ def _from_index(index: Path, split: str) -> list[AudioFile] | None:
     """The files that a corpus's index lists in `split`; None when it is some other index."""
     with index.open(newline="", encoding="utf-8") as lines:
         rows = csv.DictReader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)
-        if not {"path", "kind", "package", "group", "seconds", "split"} <= set(rows.fieldnames or ()):
+        try:
+            names = set(rows.fieldnames or ())
+        except (UnicodeDecodeError, csv.Error):
+            return None
+        if not {"path", "kind", "package", "group", "seconds", "split"} <= names:
             return None
         try:
             return [
@@ -108,12 +112,13 @@ def _from_folder(folder: Path) -> list[AudioFile]:
     found, unreadable = [], []
     for path in paths:
         try:
-            seconds = soundfile.info(soundfile_name(path)).duration
-        except (soundfile.SoundFileError, OSError) as error:
+            info = soundfile.info(soundfile_name(path))
+            check_length(info.frames)
+        except (BadDataError, soundfile.SoundFileError, OSError) as error:
             unreadable.append(f"{path.name}: {str(error).splitlines()[-1]}")
             continue
-        if seconds > 0:
-            found.append(AudioFile(path, "speech", str(path.parent), seconds))
+        if info.duration > 0:
+            found.append(AudioFile(path, "speech", str(path.parent), info.duration))
     if unreadable:
         _log.warning("%s: %d of %d files cannot be read, e.g. %s", folder, len(unreadable), len(paths), unreadable[0])
     if not found:

@@ -15,6 +15,7 @@ from torch import Tensor
 from streamdac.config import ModelConfig
 from streamdac.errors import BadDataError, NoInputError, OutputError, UsageError
 from streamdac.files import written_whole
+from streamdac.models import find_model
 from streamdac.nn import DAC
 from streamdac.nn.layers import fold_weight_norm
 from streamdac.weights import FORMAT as WEIGHTS_FORMAT
@@ -25,6 +26,7 @@ from .widen import WIDTHS, holds, widened
 LATEST = "checkpoint-latest.pt"
 BEST = "checkpoint-best.pt"
 FORMAT = 1
+SUFFIX = ".safetensors"
 _MAY_DIFFER = ("padding", "n_codebooks", "quantizer_dropout", "long_term")
 
 
@@ -42,8 +44,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as RuntimeError
-        temporary.unlink(missing_ok=True)
         raise OutputError(f"{path}: cannot write the checkpoint: {error}") from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
@@ -73,8 +76,15 @@ def export_weights(checkpoint: dict[str, Any], path: Path, *, average: bool = Tr
 
     Raises:
         OutputError: it cannot be written.
+        UsageError: its codebooks were never fitted, or `path` has another suffix than readers go by.
     """
     recipe = checkpoint["recipe"]
+    if path.suffix != SUFFIX:
+        raise UsageError(f"{path}: weights are written as {SUFFIX}")
+    if not checkpoint["quantising"]:
+        raise UsageError(
+            f"at step {checkpoint['step']} there is no codebook yet: they are fitted at {recipe['quantise_from']}"
+        )
     metadata = {
         "format": WEIGHTS_FORMAT,
         "name": name or str(recipe["name"]),
@@ -137,8 +147,10 @@ def is_run(path: Path) -> bool:
     return path.is_dir() or path.suffix == ".pt"
 
 
-def load_initial(network: DAC, path: Path) -> None:
+def load_initial(network: DAC, path: Path) -> bool:
     """Start `network` from a weights file, or from what would be exported of a checkpoint or run.
+
+    Whether codebooks came with it: a run may have been left before it had any.
 
     They may be of the other padding, have narrower layers, more codebooks, another quantiser dropout, no predictor and no
     long-term filter; all else must be the same.
@@ -148,11 +160,13 @@ def load_initial(network: DAC, path: Path) -> None:
         BadDataError: it is damaged.
         UsageError: it is of another model.
     """
+    quantising = True
     if is_run(path):
         checkpoint = load_checkpoint(path)
-        config, tensors = model_config(checkpoint), exported(checkpoint)
+        config, tensors, quantising = model_config(checkpoint), exported(checkpoint), bool(checkpoint["quantising"])
     else:
-        weights = load_weights(path)
+        weights = load_weights(find_model(path))
+        weights.check()
         config, tensors = weights.config, dict(weights.tensors)
     mine, theirs = network.config.to_dict(), config.to_dict()
     wider = holds(network.config, config)
@@ -176,3 +190,4 @@ def load_initial(network: DAC, path: Path) -> None:
     if any(mine.get(key) != theirs.get(key) for key in WIDTHS):
         state = widened(network, state)
     network.load_state_dict(state)
+    return quantising

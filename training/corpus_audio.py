@@ -27,6 +27,7 @@ SILENT_DB = -60.0  # a clip below this holds nothing
 GAP_SECONDS = 0.15
 MARGIN_SECONDS = 0.15  # pause kept before and after a clip
 FADE_SECONDS = 0.005
+_NO_LENGTH = 1 << 40  # samples: years
 
 
 def gated_level(audio: Audio, sample_rate: int) -> float:
@@ -65,6 +66,14 @@ def cliff(bands: npt.NDArray[np.float64]) -> int | None:
     return None
 
 
+def check_length(frames: int) -> None:
+    """Raise BadDataError where a file does not say how long it is, which soundfile tells by a count of samples beyond sense."""
+    if frames >= _NO_LENGTH:
+        raise BadDataError(
+            "it does not say how long it is, as if written into a pipe (ffmpeg -i IT OUT.flac mends that)"
+        )
+
+
 def read_mono(path: Path, sample_rate: int, *, start: float = 0.0, seconds: float | None = None) -> Audio:
     """Audio of `path` (or `seconds` from `start` seconds on) as [T], mixed down and resampled to `sample_rate` Hz."""
     try:
@@ -72,12 +81,13 @@ def read_mono(path: Path, sample_rate: int, *, start: float = 0.0, seconds: floa
             samples, rate = _read_g722(path), 16_000
         else:
             with soundfile.SoundFile(soundfile_name(path)) as file:
+                check_length(file.frames)
                 rate = file.samplerate
                 first = min(round(start * rate), file.frames)
                 file.seek(first)
                 count = -1 if seconds is None else round(seconds * rate)
                 samples = file.read(count, dtype="float32", always_2d=True).mean(1)
-    except (soundfile.SoundFileError, OSError, RuntimeError) as error:
+    except (BadDataError, soundfile.SoundFileError, OSError, RuntimeError) as error:
         raise BadDataError(f"cannot read {path}: {str(error).splitlines()[-1]}") from error
     if not np.isfinite(samples).all():
         raise BadDataError(f"cannot read {path}: it holds NaN or infinite samples")

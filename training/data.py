@@ -4,6 +4,7 @@ Every segment depends on (seed, step, row) alone: a run that resumes at a step, 
 exactly what one uninterrupted process would have seen.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ MAX_GAIN_DB = 24.0
 SHORTEST_CLIP = 2048  # samples: the widest window of the distances
 _PATIENCE = 20  # times `Mix.tries` draws of digital silence until training gives up
 _SLOWEST = 0.25  # of speeds
+_LOWEST_CUTOFF = 100.0  # Hz
 SILENT_DB = -50.0  # a segment whose gated level is below this is drawn again
 
 
@@ -57,14 +59,19 @@ class Mix:
         if any(not 0 <= chance <= 1 for chance in chances):
             raise UsageError(f"probabilities must lie in 0..1, got {chances}")
         weights = list(self.kind_weights.values())
-        if not all(isinstance(weight, int | float) for weight in weights):
+        if not all(isinstance(weight, int | float) and abs(weight) < math.inf for weight in weights):
             raise UsageError(f"kind weights must be numbers, got {dict(self.kind_weights)}")
         if min(weights, default=0) < 0 or not any(weights):
             raise UsageError(f"kind weights must be 0 or more and not all 0, got {dict(self.kind_weights)}")
         if not _SLOWEST <= self.speed[0] <= self.speed[1] <= 1 / _SLOWEST:
             raise UsageError(f"speed must be a range within {_SLOWEST}..{1 / _SLOWEST:g}, got {self.speed}")
-        if self.tries < 1 or self.narrow_weight <= 0:
-            raise UsageError(f"tries and narrow_weight must be above 0, got {self.tries} and {self.narrow_weight}")
+        if self.tries < 1 or self.narrow_weight <= 0 or self.group_cap_minutes <= 0:
+            raise UsageError(
+                "tries, narrow_weight and group_cap_minutes must be above 0, "
+                f"got {self.tries}, {self.narrow_weight} and {self.group_cap_minutes}"
+            )
+        if not _LOWEST_CUTOFF <= self.lowpass_hz[0] <= self.lowpass_hz[1]:
+            raise UsageError(f"lowpass_hz must be a range from {_LOWEST_CUTOFF:g} Hz up, got {self.lowpass_hz}")
 
 
 class _Draw:
@@ -264,6 +271,10 @@ def held_out_clips(
     for file in files.entries:
         if kind in (None, file.kind):
             groups.setdefault((file.kind, file.group), []).append(file)
+    if not groups:
+        raise BadDataError(
+            f"nothing of kind {kind} in split {split}: there is {', '.join(sorted({f.kind for f in files.entries}))}"
+        )
     chosen = list(groups.values())
     if most is not None and clips_per_group is not None:
         count = min(len(chosen), max(1, most // clips_per_group))
@@ -295,6 +306,8 @@ def _clips_of(
         first = number // len(group) * count if wanted > len(group) else 0
         for start in range(first, whole - count + 1 if search else min(first, whole - count) + 1, count):
             audio = files.read(file, start, count)
-            if audio is not None and gated_level(audio, files.sample_rate) >= SILENT_DB:
+            if audio is None:
+                break
+            if gated_level(audio, files.sample_rate) >= SILENT_DB:
                 yield HeldOutClip(f"{file.group}/{file.path.stem}@{start}", file.kind, file.group, audio)
                 break

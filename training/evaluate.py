@@ -10,8 +10,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from streamdac.errors import OutputError, UsageError
-from streamdac.files import written_whole
+from streamdac.errors import UsageError
+from streamdac.files import refuse_existing, written_whole
+from streamdac.numbers import FiniteRange
+
+from .pictures import PICTURES
 
 if TYPE_CHECKING:
     from streamdac.codec import Codec
@@ -27,6 +30,9 @@ HEADINGS = {
     "stft": "STFT",
     "si_sdr": "SI-SDR dB",
 }
+
+
+_TEXTS = ("report.json", "report.md")
 
 
 def _numbers(text: str | None) -> list[int] | None:
@@ -58,7 +64,9 @@ def _bitrates(text: str | None) -> list[float]:
 @click.option(
     "--data", multiple=True, required=True, type=click.Path(path_type=Path), help="Corpus or folder of audio."
 )
-@click.option("--split", default="test", show_default=True, help="Part of a corpus; a plain folder is taken whole.")
+@click.option(
+    "--split", default="test", show_default=True, help="Part of a corpus, or of a plain folder (test: all of it)."
+)
 @click.option("--kind", help="Only this kind of a corpus, e.g. speech.")
 @click.option("--codebooks", help="Numbers of codebooks, with commas between.  [default: a quarter, a half, ... all]")
 @click.option("--vbr", help="Also at most so many codebooks, fewer where it is quieter, with commas between.")
@@ -70,7 +78,7 @@ def _bitrates(text: str | None) -> list[float]:
 )
 @click.option("--clips-per-group", type=click.IntRange(1), default=4, show_default=True, help="Clips per speaker.")
 @click.option(
-    "--clip-seconds", type=click.FloatRange(0.5), default=10.0, show_default=True, help="Cut longer files to this."
+    "--clip-seconds", type=FiniteRange(0.5), default=10.0, show_default=True, help="Cut longer files to this."
 )
 @click.option("--jobs", type=click.IntRange(1), default=1, show_default=True, help="Processes for the metrics.")
 @click.option(
@@ -101,8 +109,9 @@ def evaluate_command(
     from .metrics import choose_metrics
     from .opus import require_opus
 
-    if output is not None and (output / "report.json").exists() and not force:
-        raise OutputError(f"{output / 'report.json'} exists; -f overwrites it")
+    if output is not None:
+        for name in (*_TEXTS, *PICTURES):
+            refuse_existing(output / name, force=force)
     names = choose_metrics(None if metrics is None else metrics.split(","))
     codec = _load(model)
     counts = _numbers(codebooks) or sorted({max(1, codec.n_codebooks * i // 4) for i in (1, 2, 3, 4)})
@@ -127,8 +136,8 @@ def evaluate_command(
         from .pictures import write_pictures
 
         output.mkdir(parents=True, exist_ok=True)
-        texts = {"report.json": json.dumps(report.to_dict(), indent=1, allow_nan=False), "report.md": table(report)}
-        for name, text in texts.items():
+        texts = (json.dumps(report.to_dict(), indent=1, allow_nan=False), table(report))
+        for name, text in zip(_TEXTS, texts, strict=True):
             with written_whole(output / name, force=True) as temporary:
                 temporary.write_text(text + "\n", encoding="utf-8")
         write_pictures(output, report, evaluation.example(counts))

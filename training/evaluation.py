@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import signal
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -20,6 +19,7 @@ from tqdm import tqdm
 from streamdac.allocation import BITS_PER_HOP
 from streamdac.codec import Codec
 from streamdac.errors import BadDataError, StreamdacError, UnavailableError
+from streamdac.signals import ignore_keyboard_and_hang_up
 from streamdac.workers import when_parent_ends
 
 from .data import HeldOutClip
@@ -118,7 +118,7 @@ def _measure(job: tuple[str, Sequence[str], Signal, Signal, int]) -> dict[str, f
 
 def _begin() -> None:
     """Of a process that measures: Ctrl-C is for the one that asks, and without it there is nothing to do."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_keyboard_and_hang_up()
     when_parent_ends(lambda: os._exit(1))
 
 
@@ -138,13 +138,19 @@ def _pool(jobs: int) -> Iterator[Callable[..., Iterable[dict[str, float]]]]:
 
 
 def entropy_bits(codes: Iterable[Codes], size: int) -> tuple[float, ...]:
-    """Entropy of every codebook's entries, bits per frame; codes `[K, F]` of many clips, -1 where unused."""
+    """Entropy of every codebook's entries, bits per frame; codes `[K, F]` of many clips, -1 where unused.
+
+    So few frames as clips have show fewer entries than there are, and the entropy of what they show is too low: at 10 bits by
+    0.6 % for 13,000 frames, by 3 % for 3000, by 11 % for 750. Miller's correction (1955) leaves 0.0, 0.3 and 5 %.
+    """
     bits = []
     for row in np.concatenate(list(codes), axis=1):
         used = row[row >= 0]
         share = np.bincount(used, minlength=size) / max(1, used.size)
         share = share[share > 0]
-        bits.append(max(0.0, -float(np.sum(share * np.log2(share)))) * used.size / row.size)
+        seen = -float(np.sum(share * np.log2(share)))
+        unseen = (share.size - 1) / (2 * math.log(2) * max(1, used.size))
+        bits.append(min(math.log2(size), max(0.0, seen) + max(0.0, unseen)) * used.size / row.size)
     return tuple(bits)
 
 
@@ -200,7 +206,7 @@ class Evaluation:
             self.metrics,
             len(self.clips),
             self.seconds,
-            len({clip.group for clip in self.clips}),
+            len({(clip.kind, clip.group) for clip in self.clips}),
             *self._streaming_differs(),
             self.rows,
         )

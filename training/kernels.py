@@ -92,7 +92,7 @@ def library() -> ctypes.CDLL | None:
             _compile(compiler, target)
         loaded = ctypes.CDLL(str(target))
         _declare(loaded)
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError, RuntimeError) as error:  # RuntimeError: nobody's home
         print(f"note: fused kernels not available ({error}), training uses plain torch (slower)", file=sys.stderr)
         return None
     return loaded

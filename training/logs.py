@@ -62,6 +62,11 @@ class RunLog:
                 if not isinstance(value, str):
                     self._board.add_scalar(f"{kind}/{key.replace('@', '_at_')}", value, step)
 
+    @property
+    def shows(self) -> bool:
+        """Whether there is a TensorBoard for clips."""
+        return self._board is not None
+
     def sample(self, name: str, step: int, audio: npt.NDArray[np.float32], sample_rate: int) -> None:
         """A clip `[T]` to listen to in TensorBoard, and its spectrogram."""
         if self._board is not None:

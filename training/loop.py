@@ -90,6 +90,7 @@ class Trainer:
         self._wrapped: nn.Module | None = None
         self._sampler: tuple[tuple[int, float], SegmentSampler] | None = None
         self._held_out: HeldOut | None = None
+        self._measured = self._shown = -1  # steps of the last measurement, and of the last clips in TensorBoard
 
     # --- state ---------------------------------------------------------------------------------------------------
 
@@ -103,9 +104,8 @@ class Trainer:
 
     def start_from(self, weights: Path) -> None:
         """Begin with other weights: of the same model, with more codebooks or another padding if need be."""
-        load_initial(self.network, weights)
+        self.quantising = load_initial(self.network, weights)
         self.average.restart(self.network)
-        self.quantising = True
         self.begun = True
 
     def save(self, name: str = LATEST) -> None:
@@ -179,9 +179,13 @@ class Trainer:
                 self.elapsed += self.processes.shared(time.monotonic() - begun)
                 if self.step % self.recipe.log_every == 0:
                     self._report(window, budget)
-                if self.step % self.recipe.valid_every == 0:
+                measured, shown = (self.step % n == 0 for n in (self.recipe.valid_every, self.recipe.sample_every))
+                if measured or shown:
                     begun = time.monotonic()
-                    self.validate()
+                    if measured:
+                        self.validate()
+                    if shown:
+                        self.show()
                     self.processes.any(False)  # the others wait for the first
                     self.elapsed += self.processes.shared(time.monotonic() - begun)
                 if self.step in self.recipe.keep_steps:
@@ -201,6 +205,9 @@ class Trainer:
         for batch in {self.recipe.batch, self.recipe.shape_at(self.step)[0]}:
             if batch % self.processes.count:
                 raise UsageError(f"a batch of {batch} cannot be shared out among {self.processes.count} processes")
+            mine, dropout = batch // self.processes.count, self.recipe.model.quantizer_dropout
+            if dropout > 0 and int(mine * dropout) == 0 and self.log is not None:
+                self.log.say(f"of {mine} segments in each process, a quantizer_dropout of {dropout:g} takes none")
         if not self.processes.alike(self.step, self.begun, self.quantising):
             raise UsageError(f"the processes begin at different steps, one at {self.step}: all need the run's folder")
         if self.recipe.freeze and (not self.quantising or self._to_predict):
@@ -335,18 +342,37 @@ class Trainer:
         """Measure the averaged weights on held-out clips (first process only), log the result, keep the best so far."""
         if not self.processes.first:
             return {}
-        counts = self.recipe.measured_codebooks if self.quantising else (0,)
-        network = DAC(self.recipe.model).to(self.device)
-        self.average.copy_to(network)
+        network, counts = self._averaged()
         metrics = self._clips().metrics(network, counts, self.objective.spectral, self.dtype)
+        self._measured = self.step
         if self.log is not None:
             facts = {"audio_seconds": self.audio_seconds, "elapsed": self.elapsed}
             self.log.record("valid", self.step, {**metrics, **facts})
             self.log.say(f"step {self.step} held out: " + ", ".join(f"{k} {v:.3f}" for k, v in metrics.items()))
-            if self.step % self.recipe.sample_every == 0:
-                self._clips().show(network, counts, self.dtype, self.log, self.step)
         mel = metrics[f"mel@{max(counts)}"]
         if self.quantising and mel < self.best:
             self.best = mel
             self.save(BEST)
         return metrics
+
+    def show(self) -> None:
+        """Held-out clips as the averaged weights code them now, in TensorBoard (first process only)."""
+        if self.log is None or not self.log.shows:
+            return
+        network, counts = self._averaged()
+        self._clips().show(network, counts, self.dtype, self.log, self.step)
+        self._shown = self.step
+
+    def finish(self) -> None:
+        """Measure and show where the run has come to, unless that was just done; ends with a checkpoint."""
+        if self._measured != self.step:
+            self.validate()
+        if self._shown != self.step:
+            self.show()
+        self.save()  # with the best so far
+
+    def _averaged(self) -> tuple[DAC, tuple[int, ...]]:
+        """A network of the averaged weights, and at how many codebooks it is measured."""
+        network = DAC(self.recipe.model).to(self.device)
+        self.average.copy_to(network)
+        return network, self.recipe.measured_codebooks if self.quantising else (0,)

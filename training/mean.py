@@ -15,12 +15,11 @@ import torch
 from torch import Tensor
 
 from streamdac.errors import OutputError, UsageError
+from streamdac.models import find_model
 from streamdac.nn.layers import fold_weight_norm
 from streamdac.weights import load_weights
 
 from .checkpoint import LATEST, is_run, load_checkpoint, save_checkpoint
-
-_WEIGHTS = (".safetensors", ".pth")
 
 
 def mean_of_weights(weights: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
@@ -74,6 +73,8 @@ def mean_of_runs(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
     for number in range(1, len(states)):
         if models[number] != models[0] or names[number] != names[0]:
             raise UsageError(f"run {number + 1} is of another model than the first")
+        if states[number]["quantising"] != states[0]["quantising"]:
+            raise UsageError(f"of run {number + 1} and the first only one has codebooks yet")
     mean = mean_of_weights([state["average"]["values"] for state in states])
     made = dict(states[-1])
     made["average"] = {**made["average"], "values": mean}
@@ -88,11 +89,12 @@ def mean_of_runs(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def _state(path: Path) -> dict[str, Any]:
     """A run's checkpoint, or what it would have of a file of weights."""
-    if is_run(path) or path.suffix not in _WEIGHTS:
+    if is_run(path):
         return load_checkpoint(path)
-    weights = load_weights(path)
+    weights = load_weights(find_model(path))
+    weights.check()
     values = {name: tensor.float() for name, tensor in weights.tensors.items()}
-    return {"recipe": {"model": weights.config.to_dict()}, "average": {"values": values}}
+    return {"recipe": {"model": weights.config.to_dict()}, "average": {"values": values}, "quantising": True}
 
 
 @click.command()

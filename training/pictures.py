@@ -9,10 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from streamdac.errors import UnavailableError
+from streamdac.files import written_whole
 
 if TYPE_CHECKING:
     from .evaluation import Example, Report
 
+PICTURES = ("rate-quality.png", "spectrograms.png")
 _WINDOW, _STEP = 512, 128
 _DIFFERENCE_DB = 20.0
 _LESS = ("mel", "stft")
@@ -38,13 +40,14 @@ def decibels(signal: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
 
 
 def write_pictures(folder: Path, report: Report, example: Example) -> None:
-    """`rate-quality.png` and `spectrograms.png` in the folder.
+    """`PICTURES` in the folder.
 
     Raises:
         UnavailableError: matplotlib is missing.
     """
-    _rate_quality(report).savefig(folder / "rate-quality.png", dpi=110)
-    _spectrograms(example).savefig(folder / "spectrograms.png", dpi=110)
+    for name, figure in zip(PICTURES, (_rate_quality(report), _spectrograms(example)), strict=True):
+        with written_whole(folder / name, force=True) as temporary:
+            figure.savefig(temporary, dpi=110)
 
 
 def _rate_quality(report: Report) -> Any:

@@ -94,22 +94,29 @@ class Processes:
 
 
 def join_processes(device: str) -> Processes:
-    """Join the other processes if torchrun started this one; `device` is cpu, cuda, cuda:0 ... (each rank takes its own).
+    """Join the other processes if torchrun started this one; `device` is cpu, cuda (each rank takes its own), cuda:0 ...
 
     Raises:
-        UsageError: there is no such device.
-        UnavailableError: it is CUDA, and there is none here.
+        UsageError: there is no such device, or several processes are to share one.
+        UnavailableError: it is CUDA, and there is none here, or not so many.
     """
     try:
         mine = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f"no device {device!r}: need cpu, cuda, cuda:0, ...") from error
-    if mine.type == "cuda" and not torch.cuda.is_available():
-        raise UnavailableError(f"device {device}: torch {torch.__version__} finds no CUDA here")
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    except RuntimeError:
+        mine = None
+    if mine is None or mine.type not in ("cpu", "cuda"):
+        raise UsageError(f"no device {device!r}: need cpu, cuda, cuda:0, ...")
+    alone = int(os.environ.get("WORLD_SIZE", "1")) == 1
+    if mine.type == "cuda":
+        if not torch.cuda.is_available():
+            raise UnavailableError(f"device {device}: torch {torch.__version__} finds no CUDA here")
+        if not alone and mine.index is not None:
+            raise UsageError(f"device {device} for several processes: say cuda, and each takes its own")
+        mine = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0"))) if not alone else mine
+        if (mine.index or 0) >= torch.cuda.device_count():
+            raise UnavailableError(f"device {mine}: there are {torch.cuda.device_count()} here")
+    if alone:
         return Processes(device=mine)
-    if device == "cuda":
-        mine = torch.device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if not torch.distributed.is_initialized():
         torch.distributed.init_process_group("nccl" if mine.type == "cuda" else "gloo")
     return Processes(torch.distributed.get_rank(), torch.distributed.get_world_size(), mine)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,8 +18,9 @@ from .data import SHORTEST_CLIP, Mix
 from .settings import DiscriminatorSettings, GradientShares, LossWeights
 
 CONFIGS = Path(__file__).with_name("configs")
+_SEEDS = 1 << 31  # times a million and more they still are 64 bits
 _NOT_NEGATIVE = (
-    *("seed", "steps", "early_steps", "warmup_steps", "decay_from", "quantise_from", "restart_every", "refit_every"),
+    *("steps", "early_steps", "warmup_steps", "decay_from", "quantise_from", "restart_every", "refit_every"),
     *(
         "lr",
         "muon_lr",
@@ -163,6 +165,12 @@ class Recipe:
             raise UsageError(f"cooldown {self.cooldown} must lie in 0..1 and ema {self.ema} in 0..1")
         if not self.mel_windows or len(self.mel_windows) != len(self.mel_bins):
             raise UsageError(f"mel_windows {self.mel_windows} need as many mel_bins, got {self.mel_bins}")
+        if any(not 4 <= w <= 2048 or w % 4 for w in self.mel_windows):
+            raise UsageError(f"mel_windows {self.mel_windows} must be multiples of 4 from 4 to 2048")
+        if min(self.mel_bins) < 1:
+            raise UsageError(f"mel_bins {self.mel_bins} must be at least 1")
+        if not 0 <= self.seed < _SEEDS:
+            raise UsageError(f"seed {self.seed} must lie in 0..{_SEEDS - 1}")
         if not self.compressed_windows or any(not 4 <= w <= 2048 or w % 4 for w in self.compressed_windows):
             raise UsageError(f"compressed_windows {self.compressed_windows} must be multiples of 4 from 4 to 2048")
         if not all(0 < excess < math.inf for excess in (self.excess, self.compressed_excess)):
@@ -222,7 +230,7 @@ def _fits(value: Any, wanted: Any) -> bool:
         each = parts[:1] * len(value) if parts[-1] is Ellipsis else parts
         return len(each) == len(value) and all(map(_fits, value, each))
     if wanted in (int, float):
-        return isinstance(value, int | wanted) and not isinstance(value, bool)
+        return isinstance(value, int | wanted) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
     return isinstance(value, get_origin(wanted) or wanted)
 
 
@@ -230,7 +238,7 @@ def _described(wanted: Any) -> str:
     if get_origin(wanted) is tuple:
         first, *others = get_args(wanted)
         return f"a list of {'any number of' if Ellipsis in others else 1 + len(others)} x {_described(first)}"
-    names = {float: "a number", Mapping: "settings"}
+    names = {float: "a finite number", Mapping: "settings"}
     return names.get(get_origin(wanted) or wanted) or str(wanted.__name__)
 
 
@@ -302,6 +310,8 @@ def load_recipe(config: str | Path, changes: Iterable[str] = ()) -> Recipe:
 def _read(config: str | Path, above: tuple[Path, ...] = ()) -> tuple[Path, dict[str, Any]]:
     """A config's file and values, over those of the config that its `base` names."""
     path = Path(config)
+    if above and (beside := above[0].parent / path).is_file():
+        path = beside
     if not path.is_file():
         path = CONFIGS / f"{config}.json"
     if not path.is_file():
@@ -316,7 +326,7 @@ def _read(config: str | Path, above: tuple[Path, ...] = ()) -> tuple[Path, dict[
     if not isinstance(values, dict):
         raise UsageError(f"{path}: need a JSON object")
     base = values.pop("base", None)
-    return path, values if base is None else _over(_read(base, (*above, path))[1], values)
+    return path, values if base is None else _over(_read(base, (path, *above))[1], values)
 
 
 def _over(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:

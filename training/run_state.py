@@ -32,6 +32,7 @@ def run_state(run: Trainer) -> dict[str, Any]:
         "elapsed": run.elapsed,
         "origin": list(run.origin),
         "quantising": run.quantising,
+        "precision": str(run.dtype).removeprefix("torch."),
         "best": run.best,
         "held_out": _HELD_OUT,
         "adversary": None if run.adversary is None else run.adversary.state_dict(),
@@ -66,6 +67,10 @@ def restore(run: Trainer, state: dict[str, Any], *, branch: bool) -> None:
     run.quantising, run.begun = state["quantising"], True
     measured_alike = not branch and state.get("held_out") == _HELD_OUT  # else of other data or losses, perhaps
     run.best = state.get("best", float("inf")) if measured_alike else float("inf")
+    if run.adversary is None and state.get("adversary") is not None and not branch:
+        raise UsageError(
+            "the run has discriminators, the config has none: branch off it with --from, or set losses.generator"
+        )
     if run.adversary is not None and state.get("adversary") is not None:
         try:
             run.adversary.load_state_dict(state["adversary"])

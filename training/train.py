@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from streamdac.numbers import FiniteRange
+
 if TYPE_CHECKING:
     from .loop import Trainer
     from .processes import Processes
@@ -40,7 +42,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # of glibc's mallopt
 )
 @click.option("--freeze", type=click.Choice(["encoder"]), help="Train only the decoder; old streams stay decodable.")
 @click.option("--max-steps", type=click.IntRange(1), help="Stop at this step.")
-@click.option("--budget-minutes", type=click.FloatRange(0, min_open=True), help="Stop after so long.")
+@click.option("--budget-minutes", type=FiniteRange(0, min_open=True), help="Stop after so long.")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.")
 @click.option("--device", default="cpu", show_default=True, help="cpu or cuda.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting of the config.")
@@ -75,16 +77,17 @@ def train_command(
     _keep_freed_memory()
     run.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(recipe, data, run, processes=processes)
-    _continue(trainer, run, resume, branch, init)
+    notes = _continue(trainer, run, resume, branch, init)
     log = trainer.log = RunLog(run, tensorboard=tensorboard) if processes.first else None
     try:
         if log is not None:
             _announce(log.say, trainer, recipe, processes)
+            for note in notes:
+                log.say(note)
         _stop_on_signals(trainer)
         seconds = None if budget_minutes is None else 60 * budget_minutes
         trainer.train(Budget(max_steps or recipe.steps or None, seconds))
-        trainer.validate()
-        trainer.save()  # with the best so far
+        trainer.finish()
     finally:
         if log is not None:
             log.say(f"stopped at step {trainer.step}, {trainer.audio_seconds / 3600:.2f} hours of audio seen")
@@ -101,24 +104,33 @@ def _keep_freed_memory() -> None:
             mallopt(option, value)
 
 
-def _continue(trainer: Trainer, run: Path, resume: str, branch: Path | None, init: Path | None) -> None:
+def _continue(trainer: Trainer, run: Path, resume: str, branch: Path | None, init: Path | None) -> list[str]:
+    """Take the trainer to where it goes on from; what is to be said about it."""
     from streamdac.errors import NoInputError, UsageError
 
     from .checkpoint import LATEST, load_checkpoint
 
     if branch is not None and init is not None:
         raise UsageError("--from goes on with a run, --init starts one from other weights: not both")
+    notes: list[str] = []
     exists = (run / LATEST).exists()
     if exists and resume == "never":
         raise UsageError(f"{run} holds a run already; choose another folder or --resume auto")
     if exists:
-        trainer.load_state_dict(load_checkpoint(run))
+        state = load_checkpoint(run)
+        trainer.load_state_dict(state)
+        if branch is not None or init is not None:
+            notes.append(f"goes on with the run in {run}: {'--init' if branch is None else '--from'} is for a new one")
+        was, now = state.get("precision"), str(trainer.dtype).removeprefix("torch.")
+        if was not in (None, now):  # by the recipe, or measured on another CPU
+            notes.append(f"convolutions were in {was} until here, now in {now}")
     elif resume == "must":
         raise NoInputError(f"{run}: nothing to resume")
     elif branch is not None:
         trainer.load_state_dict(load_checkpoint(branch), branch=True)
     elif init is not None:
         trainer.start_from(init)
+    return notes
 
 
 def _announce(say: Callable[[str], None], trainer: Trainer, recipe: Recipe, processes: Processes) -> None:

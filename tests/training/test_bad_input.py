@@ -165,3 +165,33 @@ def test_a_turned_phase_keeps_the_spectrum_and_the_level() -> None:
     np.testing.assert_allclose(np.abs(np.fft.rfft(out))[1:], scale * np.abs(np.fft.rfft(audio))[1:], rtol=1e-3)
     assert np.abs(out).max() <= max(0.98, np.abs(audio).max()) + 1e-6
     np.testing.assert_allclose(turned(audio, 2 * np.pi), audio, atol=1e-6)
+
+
+def test_weights_are_exported_under_a_name_that_can_be_read(
+    program: Program, audio_folder: Path, tmp_path: Path
+) -> None:
+    assert program(*train(audio_folder, tmp_path / "run"))[0] == 0
+    code, said = program("export", str(tmp_path / "run"), "-o", str(tmp_path / "mine.pth"))
+    assert code == 2
+    assert said[-1].endswith("mine.pth: weights are written as .safetensors")
+    assert not (tmp_path / "mine.pth").exists()
+
+
+@pytest.mark.parametrize("device", ["mps", "meta", "xpu", "tpu"])
+def test_a_device_that_training_does_not_know(
+    program: Program, audio_folder: Path, tmp_path: Path, device: str
+) -> None:
+    code, said = program(*train(audio_folder, tmp_path / "run", f"--device={device}"))
+    assert code == 2
+    assert said[-1] == f"error: no device '{device}': need cpu, cuda, cuda:0, ..."
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_numbers_that_are_none(program: Program, audio_folder: Path, tmp_path: Path, value: str) -> None:
+    for line in (
+        train(audio_folder, tmp_path / "run", f"--budget-minutes={value}"),
+        ["evaluate", f"--data={audio_folder}", f"--clip-seconds={value}"],
+    ):
+        code, said = program(*line)
+        assert code == 2
+        assert said[-1].endswith(f"{value} is not a finite number.")

@@ -11,7 +11,7 @@ import soundfile
 from streamdac.errors import BadDataError, NoInputError, UsageError
 from streamdac.training import audio_files, corpus
 from streamdac.training.audio_files import AudioFile, AudioFiles, find_audio
-from streamdac.training.corpus_audio import gated_level
+from streamdac.training.corpus_audio import gated_level, read_mono
 from streamdac.training.data import Mix, SegmentSampler, held_out_clips, low_pass
 
 RATE = 8000
@@ -366,3 +366,42 @@ def test_clips_that_begin_with_silence_are_cut_further_in(tmp_path: Path) -> Non
     (clip,) = held_out_clips(tmp_path, 8000, clip_seconds=0.5, clips_per_group=1)
     assert clip.name.endswith("a@8000")
     assert np.abs(clip.audio[1100:]).max() > 0.1
+
+
+def lengthless(path: Path) -> Path:
+    """A FLAC file that does not say how many samples it has, as programs write it into a pipe."""
+    write(path, noise(2))
+    raw = bytearray(path.read_bytes())
+    raw[21] &= 0xF0  # 36 bits of STREAMINFO
+    raw[22:26] = bytes(4)
+    path.write_bytes(raw)
+    return path
+
+
+def test_a_file_without_a_length_is_left_out(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lengthless(folder / "anna/1.flac")
+    assert len(find_audio(folder)) == 2
+    assert "1.flac: it does not say how long it is" in caplog.text
+    with pytest.raises(BadDataError, match="does not say how long it is"):
+        read_mono(folder / "anna/1.flac", RATE)
+
+
+def test_a_file_that_turns_out_bad_is_not_searched_to_its_end(tmp_path: Path) -> None:
+    lengthless(tmp_path / "a.flac")
+    rows = [
+        "path\tkind\tpackage\tgroup\tseconds\tbandwidth_hz\tsplit",
+        f"a.flac\tspeech\tp\tg\t{2**63 // RATE}\t\tvalid",
+    ]
+    (tmp_path / "index.tsv").write_text("\n".join(rows) + "\n")
+    with pytest.raises(BadDataError, match="1 files, 1 unreadable"):
+        held_out_clips(tmp_path, RATE, clip_seconds=1.0, clips_per_group=1)
+
+
+def test_a_kind_that_is_not_there_is_said_with_those_that_are(kinds: Path) -> None:
+    with pytest.raises(BadDataError, match="nothing of kind musik in split train: there is effects, speech"):
+        held_out_clips(kinds, RATE, split="train", kind="musik")
+
+
+def test_an_index_of_something_else_is_no_index(folder: Path) -> None:
+    (folder / "index.tsv").write_bytes(b"caf\xe9\tnotes\n")
+    assert len(find_audio(folder)) == 2

@@ -153,6 +153,18 @@ def test_a_failing_compiler_is_a_note_not_an_error(
     assert "plain torch" in capsys.readouterr().err
 
 
+def test_where_there_is_no_home_training_uses_plain_torch(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def nobody() -> None:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(kernels.Path, "home", nobody)
+    assert kernels.library.__wrapped__() is None
+    assert "Could not determine home directory" in capsys.readouterr().err
+
+
 def test_distances_of_other_shapes_are_refused() -> None:
     """The kernels would read past the end of the shorter one."""
     a, b = torch.rand(2, 5, 7), torch.rand(2, 4, 7)

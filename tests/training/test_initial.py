@@ -161,6 +161,41 @@ def test_what_was_never_fitted_cannot_be_frozen(audio_folder: Path, tmp_path: Pa
     assert not list((tmp_path / "run").iterdir())
 
 
+def test_a_run_without_codebooks_as_yet_begins_another_one_without(audio_folder: Path, tmp_path: Path) -> None:
+    first = trainer(audio_folder, tmp_path / "first")
+    first.train(Budget(max_steps=2))
+    with pytest.raises(UsageError, match="at step 2 there is no codebook yet: they are fitted at 3"):
+        export_weights(load_checkpoint(tmp_path / "first"), tmp_path / "w.safetensors")
+    second = trainer(audio_folder, tmp_path / "second")
+    second.start_from(tmp_path / "first")
+    assert not second.quantising
+    second.train(Budget(max_steps=4))
+    assert second.quantising
+
+
+@pytest.mark.parametrize("damage", [lambda value: value[:3], lambda value: value * float("nan")])
+def test_damaged_weights_are_refused(audio_folder: Path, tmp_path: Path, damage) -> None:
+    made = trainer(audio_folder, tmp_path / "run")
+    other = offline_weights(tmp_path / "good.safetensors", made.recipe.model, n_codebooks=2)
+    name, tensors = "decoder.model.0.weight_v", other.state_dict()
+    tensors[name] = damage(tensors[name])
+    save_weights(tmp_path / "bad.safetensors", Weights(other.config, tensors))
+    with pytest.raises(BadDataError, match=name):
+        made.start_from(tmp_path / "bad.safetensors")
+
+
+def test_discriminators_of_a_run_are_not_dropped_without_a_word(audio_folder: Path, tmp_path: Path) -> None:
+    first = trainer(
+        audio_folder, tmp_path / "run", "losses.generator=1", "losses.feature=2", "discriminator.channels=2"
+    )
+    first.train(Budget(max_steps=1))
+    second = trainer(audio_folder, tmp_path / "run")
+    state = load_checkpoint(tmp_path / "run")
+    with pytest.raises(UsageError, match="the run has discriminators, the config has none"):
+        second.load_state_dict(state)
+    second.load_state_dict(state, branch=True)
+
+
 def test_what_was_never_trained_cannot_be_frozen(audio_folder: Path, tmp_path: Path) -> None:
     made = trainer(audio_folder, tmp_path / "run", "freeze=encoder", "quantise_from=0", "start=plain")
     with pytest.raises(UsageError, match="never trained; start from weights"):
@@ -243,7 +278,9 @@ def test_tensorboard_gets_samples_and_spectrograms(audio_folder: Path, tmp_path:
     reader = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     made = trainer(audio_folder, tmp_path, "quantise_from=0", "valid_every=2", "sample_every=4", "valid_codebooks=[2]")
     made.log = RunLog(tmp_path)
-    made.train(Budget(max_steps=8))
+    made.train(Budget(max_steps=9))
+    made.finish()
+    made.finish()  # nothing more
     made.log.close()
     events = reader.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
@@ -252,7 +289,7 @@ def test_tensorboard_gets_samples_and_spectrograms(audio_folder: Path, tmp_path:
     assert tags["audio"] == ["clip-0/original", "clip-0/2-codebooks"]
     assert tags["images"] == ["clip-0/original-spectrogram", "clip-0/2-codebooks-spectrogram"]
     assert [event.step for event in events.Audio("clip-0/original")] == [4]
-    assert [event.step for event in events.Audio("clip-0/2-codebooks")] == [4, 8]
+    assert [event.step for event in events.Audio("clip-0/2-codebooks")] == [4, 8, 9]
     picture = events.Images("clip-0/original-spectrogram")[0]
     assert (picture.height, picture.width) == (257, 32)
     image = pytest.importorskip("PIL.Image").open(io.BytesIO(picture.encoded_image_string))
@@ -272,6 +309,8 @@ def test_the_command_starts_from_weights_and_freezes(audio_folder: Path, tmp_pat
     state = load_checkpoint(tmp_path / "run")
     assert state["recipe"]["freeze"] == "encoder"
     assert state["quantising"] is True
+    again = CliRunner().invoke(train_command, [*line, *options, "--max-steps=3"], catch_exceptions=False)
+    assert f"goes on with the run in {tmp_path / 'run'}: --init is for a new one" in again.stderr
     with pytest.raises(UsageError, match="not both"):
         CliRunner().invoke(train_command, [*line, *options, f"--from={path}"], catch_exceptions=False)
 

@@ -8,10 +8,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 from torch import Tensor
 
@@ -25,6 +27,7 @@ from streamdac.training.checkpoint import LATEST, export_weights, load_checkpoin
 from streamdac.training.logs import RunLog
 from streamdac.training.loop import Budget, Trainer
 from streamdac.training.recipe import load_recipe
+from streamdac.training.train import train_command
 from streamdac.weights import load_weights
 
 from .conftest import TINY
@@ -168,6 +171,26 @@ def test_logs_are_json_lines_with_losses_and_held_out_metrics(audio_folder: Path
     assert {"mel@1", "mel@2", "stft@2", "si_sdr@2", "perplexity"} <= lines[2].keys()
 
 
+def test_an_end_that_was_just_measured_is_not_measured_again(audio_folder: Path, tmp_path: Path) -> None:
+    made = trainer(audio_folder, tmp_path, "valid_every=2")
+    made.log = RunLog(tmp_path, tensorboard=False)
+    for steps in (2, 3):
+        made.train(Budget(max_steps=steps))
+        made.finish()
+    made.log.close()
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if line["kind"] == "valid"] == [2, 3]
+
+
+def test_other_precision_than_before_is_said(audio_folder: Path, tmp_path: Path) -> None:
+    line = [f"--data={audio_folder}", f"-r{tmp_path / 'run'}", "--no-tensorboard", *(f"--set={c}" for c in TINY)]
+    for steps, precision in ((1, "fp32"), (2, "bf16")):
+        changes = [f"--max-steps={steps}", f"--set=precision={precision}"]
+        result = CliRunner().invoke(train_command, [*line, *changes], catch_exceptions=False)
+        said = "convolutions were in float32 until here, now in bfloat16" in result.stderr
+        assert said == (steps == 2)
+
+
 def test_a_checkpoint_of_another_model_is_refused(audio_folder: Path, tmp_path: Path) -> None:
     made = trainer(audio_folder, tmp_path / "run")
     other = trainer(audio_folder, tmp_path / "other", "model.latent_dim=12")
@@ -193,6 +216,9 @@ def test_checkpoints_appear_whole_or_not_at_all(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(torch, "save", full_disk)
     with pytest.raises(OutputError, match="No space left"):
+        save_checkpoint(path, {"step": 2})
+    monkeypatch.setattr(torch, "save", Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
         save_checkpoint(path, {"step": 2})
     assert load_checkpoint(tmp_path)["step"] == 1
     assert [p.name for p in tmp_path.iterdir()] == [LATEST]
@@ -237,7 +263,7 @@ def weights_of(network: DAC, *, folded: bool) -> dict[str, Tensor]:
 
 
 def test_a_weight_too_small_for_half_precision_is_exported_without_effect(audio_folder: Path, tmp_path: Path) -> None:
-    made = trainer(audio_folder, tmp_path / "run")
+    made = trainer(audio_folder, tmp_path / "run", "quantise_from=0")
     state = made.state_dict()
     name = "decoder.model.1.block.2.block.3.weight"
     state["network"][f"{name}_v"][0], state["network"][f"{name}_g"][0] = 1e-12, 3e-12
@@ -257,7 +283,7 @@ def command(audio: Path, run: Path, *arguments: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_stops_the_program_with_a_checkpoint_and_it_resumes(
     audio_folder: Path, tmp_path: Path, number: signal.Signals
 ) -> None:

@@ -142,7 +142,7 @@ def test_one_run_has_no_mean(runs: list[Path]) -> None:
 
 
 def test_what_is_not_there_or_there_already_is_said(tmp_path: Path, runs: list[Path]) -> None:
-    with pytest.raises(NoInputError, match="no checkpoint"):
+    with pytest.raises(NoInputError, match=r"no model .*three.*neither a file"):
         called(*runs, tmp_path / "three", "-o", tmp_path / "mean")
     before = (runs[0] / LATEST).read_bytes()
     with pytest.raises(OutputError, match="exists; -f overwrites it"):

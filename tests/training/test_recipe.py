@@ -52,18 +52,18 @@ def test_settings_change_by_key_and_value() -> None:
         ("lines_period=2048", "lines_period"),
         ("decay_from=-1", "decay_from"),
         ("excess=0", "excess 0"),
-        ("compressed_excess=Infinity", "compressed_excess inf"),
+        ("compressed_excess=Infinity", "compressed_excess is inf"),
         ("losses.bands=-1", "bands=-1"),
-        ("losses.structure=Infinity", "structure=inf"),
-        ("balance.structure=NaN", "structure=nan"),
+        ("losses.structure=Infinity", "structure is inf"),
+        ("balance.structure=NaN", "structure is nan"),
         ("model=3", "model is 3, need settings"),
         ("losses=1", "losses is 1, need settings"),
         ("mix=3", "mix is 3, need settings"),
         ("mix.foo=1", "mix of .*foo"),
         ("mix.tries=many", "tries is 'many', need int"),
-        ("mix.level_db=[1]", r"level_db is \[1\], need a list of 2 x a number"),
+        ("mix.level_db=[1]", r"level_db is \[1\], need a list of 2 x a finite number"),
         ("mix.noise_probability=2", "probabilities"),
-        ("betas=0.9", "betas is 0.9, need a list of 2 x a number"),
+        ("betas=0.9", "betas is 0.9, need a list of 2 x a finite number"),
         ("betas=[0.9, 1]", "betas"),
         ("valid_codebooks=8", "valid_codebooks is 8, need a list of any number of x int"),
         ("valid_codebooks=[]", "valid_codebooks"),
@@ -81,6 +81,17 @@ def test_settings_change_by_key_and_value() -> None:
         ("muon_lr=-1e-4", "muon_lr is -0.0001"),
         ("weight_decay=-1", "weight_decay is -1"),
         ("mix.kind_weights.music=x", "kind weights must be numbers"),
+        ("mix.kind_weights.music=NaN", "kind weights must be numbers"),
+        ("segment_seconds=NaN", "segment_seconds is nan, need a finite number"),
+        ("segment_seconds=Infinity", "segment_seconds is inf"),
+        ("valid_seconds=NaN", "valid_seconds is nan"),
+        ("mel_windows=[3, 64, 128, 256, 512, 1024, 2048]", "mel_windows"),
+        ("mel_windows=[32, 64, 128, 256, 512, 1024, 4096]", "mel_windows"),
+        ("mel_bins=[0, 10, 20, 40, 80, 160, 320]", "mel_bins"),
+        ("mix.group_cap_minutes=0", "group_cap_minutes"),
+        ("mix.lowpass_hz=[0, 0]", "lowpass_hz"),
+        ("seed=9999999999", "seed 9999999999 must lie in 0..2147483647"),
+        ("seed=-1", "seed -1"),
     ],
 )
 def test_a_wrong_change_is_refused_by_name(change: str, said: str) -> None:
@@ -115,3 +126,11 @@ def test_early_steps_use_the_small_batches() -> None:
     recipe = Recipe(early_steps=10, early_batch=2, early_segment_seconds=0.3, batch=6, segment_seconds=0.9)
     assert recipe.shape_at(9) == (2, 0.3)
     assert recipe.shape_at(10) == (6, 0.9)
+
+
+def test_a_base_is_looked_for_beside_the_config_that_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mine.json").write_text('{"base": "causal-24khz", "seed": 5}')
+    (tmp_path / "other.json").write_text('{"base": "mine.json", "batch": 3}')
+    monkeypatch.chdir(tmp_path.parent)
+    made = load_recipe(tmp_path / "other.json")
+    assert (made.seed, made.batch) == (5, 3)
