@@ -87,7 +87,7 @@ class HopEncoder:
         if len(self._held):
             block = np.concatenate([self._held, block])
         whole = len(block) // self.codec.hop_length * self.codec.hop_length
-        self._held = block[whole:]
+        self._held = block[whole:].copy()  # the caller may fill its array anew
         return self._push(block[:whole])
 
     def _push(self, block: Block) -> CodeArray:

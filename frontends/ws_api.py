@@ -136,8 +136,15 @@ class Connection:
             part = block[start : start + hop]
             now = time.monotonic()
             await self._pace(len(part), now if start else min(self._sent, now))
-            codes = await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, part)
-            self._push(codes)
+            encoding = asyncio.ensure_future(self._encode_and_push(part))
+            try:
+                await asyncio.shield(encoding)
+            except asyncio.CancelledError:
+                await asyncio.wait([encoding])  # its samples count, and the array is the caller's again
+                raise
+
+    async def _encode_and_push(self, part: Block) -> None:
+        self._push(await asyncio.get_running_loop().run_in_executor(self._thread, self._encode, part))
 
     def _push(self, codes: npt.NDArray[np.int64]) -> None:
         for run in runs(codes):
@@ -223,18 +230,22 @@ class Connection:
             self.peer.mute(frames)
         ahead = self._table.due - now
         if ahead > AHEAD_SECONDS:
-            await asyncio.sleep(ahead - AHEAD_SECONDS)
+            try:
+                await asyncio.sleep(ahead - AHEAD_SECONDS)
+            except asyncio.CancelledError:
+                self._table.due -= samples / rate  # they are not sent
+                raise
 
     def _check(self) -> None:
         if self._running.done() and not self._running.cancelled() and (error := self._running.exception()):
             raise error
 
     def _ended(self, running: asyncio.Future[None]) -> None:
-        """The session is over: whoever reads is told."""
+        """The session is over: whoever reads is told after what has come."""
         if not running.cancelled():
             running.exception()
-        if self._heard is not None:
-            self._heard.close()
+        if self._playback is not None:
+            self._playback.stopping.set()
 
 
 def connect(url: str, options: PeerOptions) -> Connection:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
 Block = npt.NDArray[np.float32]  # [T, C]
 CodeArray = npt.NDArray[np.int64]  # [K, C, F]
 
+PAUSE_SECONDS = 1.0  # without audio from a source, after which the others are told of silence
 SMOOTH = 0.05  # of the running averages that are displayed
 SILENT_DB = -120.0
 
@@ -81,6 +84,12 @@ class Capture(Worker):
         self.level = SILENT_DB
         self._deliver, self._mute, self._ended = deliver, mute, ended
         self._channels = channels
+        self._table = Timetable(codec.hop_length / codec.sample_rate, time.monotonic())
+        # While the thread waits in a read, table and encoder belong to who tells of the pause, under the lock.
+        self._lock = threading.Lock()
+        self._asked: float | None = None  # since when it waits; None while it does not
+        self._paused = False  # the others have been told of silence since then
+        self._telling: asyncio.Future[None] | None = None
         rate, model_rate = source.sample_rate, codec.sample_rate
         # What is live is converted with little delay, what is not with the best filter there is.
         self._resampler = VariableResampler(rate, model_rate, channels) if self.live and rate != model_rate else None
@@ -91,6 +100,19 @@ class Capture(Worker):
             n_codebooks=codebooks,
             vbr=vbr,
         )
+
+    def start(self) -> None:
+        """Begin."""
+        super().start()
+        if not self.live:  # what a device has lost it says itself
+            telling = self._telling = asyncio.ensure_future(self._tell_of_pauses())
+            self.done.add_done_callback(lambda _: telling.cancel())
+
+    async def stop(self) -> None:
+        """See `Worker`."""
+        if self._telling is not None:
+            self._telling.cancel()
+        await super().stop()
 
     def work(self) -> None:
         """Until the source ends or the program does."""
@@ -103,18 +125,22 @@ class Capture(Worker):
         rate = self.source.sample_rate
         check_rate(rate, "the source")
         hop = self.codec.hop_length / self.codec.sample_rate * rate  # samples of the source
-        table, hops = Timetable(self.codec.hop_length / self.codec.sample_rate, time.monotonic()), 0
+        table, hops = self._table, 0
+        table.due = time.monotonic()
         lost = 0  # samples of the source
         while not self.stopping.is_set():
             lost = self._pass_over(lost, hop)
             asked = time.monotonic()
-            block = self._next(round((hops + 1) * hop) - round(hops * hop))
+            block = self._wait_for(round((hops + 1) * hop) - round(hops * hop))
             if block is None:
                 break
             hops += 1
             if not self.live:
                 # As a device would, it gives a hop once all of it is spoken.
                 now, seconds = time.monotonic(), len(block) / rate
+                if self._paused:
+                    self._paused = False
+                    self._be_silent(now - seconds)
                 if frames := table.add(seconds, asked - seconds, now - seconds):
                     self.call(self._mute, frames)
                 self.stopping.wait(max(0.0, table.due - now))
@@ -132,6 +158,45 @@ class Capture(Worker):
         frames = int(lost / hop)
         self.call(self._mute, frames)
         return lost - round(frames * hop)
+
+    def _wait_for(self, samples: int) -> Block | None:
+        """As `_next`, and others may tell of the pause meanwhile."""
+        with self._lock:
+            self._asked = time.monotonic()
+        try:
+            return self._next(samples)
+        finally:
+            with self._lock:
+                self._asked = None
+
+    async def _tell_of_pauses(self) -> None:
+        """While the source gives nothing, let frames pass in silence, so that nobody waits for them or takes them for lost."""
+        while True:
+            await asyncio.sleep(PAUSE_SECONDS / 2)
+            await asyncio.to_thread(self._tell_of_pause)
+
+    def _tell_of_pause(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if self._asked is None or now - max(self._asked, self._table.due) < (0 if self._paused else PAUSE_SECONDS):
+                return
+            if not self._paused:
+                self._paused = True
+                self._complete()
+            self._be_silent(now)
+
+    def _complete(self) -> None:
+        """Send what a model that looks ahead still holds: silence goes after it until its frames are out."""
+        hop, ahead = self.codec.hop_length, self.codec.plan.encoder_lookahead
+        if ahead and self._hops.taken:
+            seconds = -(-ahead // hop) * hop / self.codec.sample_rate
+            self._table.due += seconds
+            self._give(np.zeros((round(seconds * self.source.sample_rate), self.source.channels), np.float32))
+
+    def _be_silent(self, now: float) -> None:
+        """Let the stream's frames come up to the present."""
+        if frames := self._table.silence(now):
+            self.call(self._mute, frames)
 
     def _next(self, samples: int) -> Block | None:
         """One hop of the source, put together from what it gives."""

@@ -118,7 +118,7 @@ class Channel:
     @property
     def open(self) -> bool:
         """Whether audio may be sent."""
-        return self.session.state is State.OPEN and self._leave_by is None
+        return self.session.state is State.OPEN and self._leave_by is None and not self._failed.done()
 
     def post(self, message: Item) -> None:
         """Put a message of ours into the outbox."""

@@ -79,7 +79,7 @@ class Wishes:
 
 
 def with_room(url: str, room: str | None) -> str:
-    """The URL with the room as its path.
+    """The URL with the room as its path and its scheme in small letters.
 
     Raises:
         UsageError: not a websocket's URL, or it names another room.
@@ -95,7 +95,7 @@ def with_room(url: str, room: str | None) -> str:
         raise UsageError(f"{parts.hostname}: no user names in a URL; a token goes into a file (--token-file)")
     if room and parts.path.strip("/") not in ("", room):
         raise UsageError(f"{url}: room {room!r} and a path of another room")
-    return urlunsplit(parts._replace(path="/" + quote(room))) if room else url
+    return urlunsplit(parts._replace(path="/" + quote(room)) if room else parts)
 
 
 async def open_socket(target: Target) -> ClientConnection:

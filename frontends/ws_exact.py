@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Block = npt.NDArray[np.float32]  # [T, C]
 CodeArray = npt.NDArray[np.int64]  # [K, C, F]
 
+_SEQUENCES = 65536
+
 
 class Exact:
     """Follows the first stream that speaks until it ends, then the next one; what others say meanwhile is not heard."""
@@ -70,12 +72,15 @@ class Exact:
         self._stream = packet.stream
         self._first = self._next = packet.first_frame
         self._mute_from = None
+        self._sequence = packet.sequence - 1  # of the newest packet
+        self._silent = 0  # frames, muted
         self._samples = 0  # given out
         self._renderer = Renderer(self.codec, self.layout.channels)
         self._concealer = Concealer(self.layout, silence=self._silence, foretells=self.codec.foretells)
         self._others.discard(packet.stream)
 
     def _packet(self, packet: Packet) -> Iterator[Block]:
+        silent, known = self._silent, self.counts.concealed + self.counts.recovered
         coarse = recover(self.layout, packet)
         if coarse is not None:
             first, codes = coarse
@@ -88,6 +93,19 @@ class Exact:
         for i in range(max(0, self._next - packet.first_frame), packet.frames):
             self.counts.played += 1
             yield from self._play(codes[:, :, i])
+        known = self.counts.concealed + self.counts.recovered - known
+        self._end_mute(packet, silent=self._silent - silent, known=known)
+
+    def _end_mute(self, packet: Packet, *, silent: int, known: int) -> None:
+        """Count the packets lost after a Mute: their frames are taken for silence, only their numbers are missing.
+
+        Before this packet `silent` frames were muted and `known` ones were counted as lost already.
+        """
+        further = (packet.sequence - self._sequence) % _SEQUENCES
+        if not 0 < further < _SEQUENCES // 2:
+            return  # an old one
+        self.counts.concealed += max(0, min(further - 1 - known, silent))
+        self._sequence = packet.sequence
         self._mute_from = None
 
     def _play(self, codes: CodeArray) -> Iterator[Block]:
@@ -101,6 +119,7 @@ class Exact:
             muted = self._mute_from is not None and self._next >= self._mute_from
             patch = self._concealer.silence() if muted else self._concealer.patch()
             self.counts.concealed += not muted
+            self._silent += muted
             self._next += 1
             yield from self._give(self._renderer.push(patch.codes, patch.gain))
 

@@ -47,7 +47,7 @@ class Heard:
     def _take(self, block: Block | None) -> None:
         if block is None:
             self.closed = True
-        else:
+        elif not self.closed:  # a live playback goes on with silence
             self._blocks.append(block)
             if len(self._blocks) > self._most:
                 self._blocks.popleft()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 
@@ -44,7 +45,7 @@ class OutboxCounts:
     """Messages so far."""
 
     packets: int = 0  # given to the socket
-    dropped: int = 0  # packets that became too old, or that the peer could not follow
+    dropped: int = 0  # packets that became too old, that the peer could not follow, or for which there was no more time
     controls: int = 0  # given to the socket, Mutes among them
 
 
@@ -106,6 +107,10 @@ class Outbox:
         kept = deque(item for item in self._items if item[0] >= oldest or not isinstance(item[1], Packet | Forwarded))
         self.counts.dropped += len(self._items) - len(kept)
         self._items = kept
+
+    def abandon(self) -> None:
+        """Leave out the packets that wait: nothing is sent any more."""
+        self.expire(math.inf)
 
     def age(self, now: float) -> float:
         """Seconds that the oldest message has waited."""

@@ -46,7 +46,7 @@ class PeerCounts:
     frames: int = 0  # of ours, sent
     muted_frames: int = 0  # of ours, passed in silence
     packets: int = 0
-    dropped: int = 0  # packets of ours that waited too long
+    dropped: int = 0  # packets of ours that waited too long, or still waited when a session was lost
     received_bytes: int = 0
     sent_bytes: int = 0
 
@@ -199,6 +199,9 @@ class Peer:
         """The channel is gone: keep its counts, let what was heard play out."""
         if self.channel is None:
             return
+        if self.sender is not None:  # its frames that do not yet fill a packet
+            self.counts.dropped += len(self.sender.flush())
+        self.channel.outbox.abandon()
         self.counts.dropped += self.channel.outbox.counts.dropped
         self.counts.received_bytes += self.channel.counts.received_bytes
         self.counts.sent_bytes += self.channel.counts.sent_bytes

@@ -80,7 +80,7 @@ class Playback(Worker):
         raise NotImplementedError
 
     def delay(self, now: float) -> float:
-        """Seconds in the jitter buffer."""
+        """Seconds in the jitter buffer and a decoder that looks ahead."""
         return 0.0
 
     def speaking(self) -> tuple[int, float]:

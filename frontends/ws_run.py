@@ -169,19 +169,26 @@ class Program:
 
     def _check_whole(self) -> None:
         """Refuse to call a transfer done that was not."""
-        url, counts = self.peer.target.url, self.peer.counts
+        url = self.peer.target.url
         if self._sent.is_set() and self.options.role is Role.SEND:
-            if not self._end_said:
-                raise UnavailableError(f"{url}: no session when the input ended: its last part is not sent")
-            if not self._answered:
-                raise UnavailableError(f"{url}: no answer to the Bye: what was sent last may not have come")
-            if counts.lost_frames:
-                seconds = counts.lost_frames * self.codec.hop_length / self.codec.sample_rate
-                raise UnavailableError(
-                    f"{url}: not all was sent: {seconds:.1f} s are missing, of when there was no session"
-                )
+            self._check_sent(url)
         if self.options.once and isinstance(self._playback, ExactPlayback):
             self._check_recorded(url, self._playback)
+
+    def _check_sent(self, url: str) -> None:
+        counts = self.peer.counts
+        if not self._end_said:
+            raise UnavailableError(f"{url}: no session when the input ended: its last part is not sent")
+        if not self._answered:
+            raise UnavailableError(f"{url}: no answer to the Bye: what was sent last may not have come")
+        if counts.lost_frames:
+            seconds = counts.lost_frames * self.codec.hop_length / self.codec.sample_rate
+            raise UnavailableError(
+                f"{url}: not all was sent: {seconds:.1f} s are missing, of when there was no session"
+            )
+        # A device's audio that is late is of no use to anybody: that no more waits than half a second is as it should be.
+        if counts.dropped and self._capture is not None and not self._capture.live:
+            raise UnavailableError(f"{url}: not all was sent: {counts.dropped} packets were not taken in time")
 
     def _check_recorded(self, url: str, playback: ExactPlayback) -> None:
         seconds, totals = playback.written / self.codec.sample_rate, playback.totals()

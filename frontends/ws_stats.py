@@ -30,7 +30,7 @@ class PeerStats:
     received_kbps: float = 0.0
     frames_sent: int = 0
     frames_lost: int = 0  # of ours, encoded without a session
-    packets_dropped: int = 0  # of ours, too old
+    packets_dropped: int = 0  # of ours, too old, or left over from a session that was lost
     played: int = 0  # frames
     recovered: int = 0
     concealed: int = 0
@@ -41,7 +41,7 @@ class PeerStats:
     not_heard: int = 0  # of these now
     drift_ppm: float = 0.0
     round_trip_ms: float = 0.0
-    capture_ms: float = 0.0  # what the source says that it is late, and the hop that has to be complete
+    capture_ms: float = 0.0  # what the source says that it is late, the hop, and what the model looks ahead beyond it
     encode_ms: float = 0.0
     network_ms: float = 0.0  # half of a round trip
     buffer_ms: float = 0.0
@@ -77,7 +77,8 @@ class PeerWatch:
         if self.capture is not None:
             stats.input_db = round(self.capture.level, 1)
             device = float(getattr(self.capture.source, "latency", 0.0))
-            stats.capture_ms = round(1000 * (device + codec.hop_length / codec.sample_rate), 2)
+            samples = codec.hop_length + codec.plan.encoder_lookahead
+            stats.capture_ms = round(1000 * (device + samples / codec.sample_rate), 2)
             stats.encode_ms = round(self.capture.encode_ms, 2)
         if self.playback is not None:
             self._hear(stats, self.playback, now)

@@ -109,9 +109,11 @@ class Voice:
         self._speed = VariableResampler(rate, rate, layout.channels) if correct_drift else None
         # A model that looks ahead gives its audio later, and the resampler holds some back: first comes silence instead,
         # so that each hop takes one frame.
-        ahead = 0 if codec.causal else -(-codec.lookahead // codec.hop_length) * codec.hop_length
-        ahead += self._speed.delay if self._speed else 0
-        self._ready: Block = np.zeros((ahead, layout.channels), np.float32)
+        self._hop, self._ahead = codec.hop_length, codec.plan.decoder_lookahead
+        self._held = 0  # samples of frames that the decoder has, and has not given
+        first = self._ahead + (self._speed.delay if self._speed else 0)
+        self._ready: Block = np.zeros((first, layout.channels), np.float32)
+        self._ended = False  # all frames are taken
         self._newest = 0
 
     def hear(self, message: Packet | Mute | End | Left, now: float) -> None:
@@ -126,7 +128,7 @@ class Voice:
 
     def take(self, samples: int, now: float, lock: threading.Lock) -> Block:
         """The next so many samples."""
-        while len(self._ready) < samples and not self.over:
+        while len(self._ready) + self._held < samples + self._ahead and not self._ended:
             with lock:
                 playable = self.receiver.pop(now)
                 if playable.kind not in _QUIET:
@@ -137,20 +139,33 @@ class Voice:
                     self._speed.speed = self.receiver.speed(now)
             self._ready = np.concatenate([self._ready, self._play(playable, samples)])
         block, self._ready = self._ready[:samples], self._ready[samples:]
+        self.over = self._ended and not len(self._ready)
         if len(block) < samples:
-            block = np.concatenate([block, np.zeros((samples - len(block), block.shape[1]), np.float32)])
+            block = np.concatenate([block, self._silence(samples - len(block))])
         return block
+
+    def delay(self, now: float) -> float:
+        """Seconds from when a frame could have come to when it is heard; under the lock."""
+        jitter = self.receiver.jitter
+        ahead = self._ahead / self._hop * self.frame_seconds
+        return jitter.delay.target + max(0.0, jitter.excess(now)) + ahead
 
     def _play(self, playable: Playable, samples: int) -> Block:
         if playable.kind is Kind.WAITING:
             # Before the first frame the decoder is left alone, so that it begins where the sender's encoder did.
-            return np.zeros((samples - len(self._ready), self._ready.shape[1]), np.float32)
+            return self._silence(samples + self._ahead - len(self._ready))
         if playable.kind is Kind.ENDED:
-            self.over = True
+            self._ended = True
             audio = self._renderer.flush()
+            if self._speed:
+                audio = np.concatenate([audio, self._silence(self._speed.delay)])
         else:
             audio = self._renderer.push(playable.codes, playable.gain)
+            self._held += self._hop - len(audio)
         return self._speed.push(audio) if self._speed else audio
+
+    def _silence(self, samples: int) -> Block:
+        return np.zeros((samples, self._ready.shape[1]), np.float32)
 
 
 class Voices:
@@ -225,10 +240,9 @@ class Voices:
         return counts
 
     def delay(self, now: float) -> float:
-        """Seconds that the jitter buffers hold back, the longest."""
+        """Seconds that the jitter buffer and a decoder that looks ahead hold back, the longest."""
         with self._lock:
-            receivers = [voice.receiver for voice in self._voices.values()]
-            return max((r.jitter.delay.target + max(0.0, r.jitter.excess(now)) for r in receivers), default=0.0)
+            return max((voice.delay(now) for voice in self._voices.values()), default=0.0)
 
     @property
     def refused(self) -> int:

@@ -27,6 +27,7 @@ def nobody() -> str:
     ("arguments", "code", "text"),
     [
         (["listen", "{nobody}", "-o", "null:"], 69, "cannot connect"),
+        (["listen", "WSS://127.0.0.1:1", "-o", "null:"], 69, "wss://127.0.0.1:1: cannot connect"),
         (["call", "{nobody}", "-i", "tone:440", "-o", "null:", "-n", "9"], 2, "9 codebooks, model small has 4"),
         (["send", "{nobody}", "-i", "missing.wav"], 66, "missing.wav"),
         (["send", "{nobody}/a", "--room", "b", "-i", "null:1"], 2, "room 'b' and a path of another room"),
@@ -178,6 +179,8 @@ def test_a_token_is_the_first_line_of_its_file(tmp_path) -> None:
         ("ws://h:1/r", "r", "ws://h:1/r"),
         ("wss://[::1]:1/", "a b", "wss://[::1]:1/a%20b"),
         ("ws://h/x", None, "ws://h/x"),
+        ("WSS://h/X?y", None, "wss://h/X?y"),
+        ("Ws://h:1", "R", "ws://h:1/R"),
     ],
 )
 def test_a_room_becomes_the_path(url, room, whole) -> None:

@@ -6,13 +6,16 @@ import asyncio
 import json
 import urllib.error
 import urllib.request
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
-from streamdac.frontends.ws_stats import PeerStats, peer_line, server_line
+from streamdac.frontends.ws_peer import PeerCounts
+from streamdac.frontends.ws_stats import PeerStats, PeerWatch, peer_line, server_line
 from streamdac.protocols.messages import Packet, Role
 
-from .parts import hello, packets, raw, running, until
+from .parts import hello, looking_ahead_codec, packets, raw, running, small_codec, until
 
 
 def get(port: int, path: str, token: str = "") -> tuple[int, str, str]:
@@ -71,6 +74,15 @@ def test_a_line_for_people_holds_the_whole_delay() -> None:
     )
     assert "delay 13 + 2 + 10 + 30 + 3 + 8 = 66 ms" in peer_line(stats)
     assert peer_line(PeerStats()).startswith("no session")
+
+
+@pytest.mark.parametrize("codec", [small_codec, looking_ahead_codec])
+def test_the_delay_of_what_is_captured_holds_what_the_model_looks_ahead(codec) -> None:
+    peer = SimpleNamespace(codec=codec(), counts=PeerCounts(), channel=None, codebooks=0)
+    capture = SimpleNamespace(level=-20.0, encode_ms=0.0, source=SimpleNamespace(latency=0.01))
+    stats = PeerWatch(cast(Any, peer), cast(Any, capture), None).look()
+    samples = 320 + codec().plan.encoder_lookahead
+    assert stats.capture_ms == pytest.approx(10 + samples / 24, abs=0.01)
 
 
 def test_a_line_for_people_tells_of_streams_that_are_not_heard() -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 import streamdac
+from streamdac.codec import Codec
 from streamdac.frontends import ws_api, ws_capture
 from streamdac.frontends.tone import Tone
 from streamdac.frontends.ws_capture import Capture
 from streamdac.frontends.ws_limits import RateLimit
 from streamdac.frontends.ws_timetable import LOST_SECONDS, Timetable
 from streamdac.protocols.arrivals import Arrivals
-from streamdac.protocols.messages import End, Layout, Mute, Offer, Packet, Role
+from streamdac.protocols.messages import Accept, End, Layout, Mute, Offer, Packet, Role
 from streamdac.protocols.rate import QUEUE_SECONDS
 from streamdac.protocols.sender import Sender
+from streamdac.protocols.session import Session, Side
+from streamdac.protocols.wire import encode
 
 from .parts import HOP, hello, looking_ahead_codec, raw, running, small_codec, speech, until, url
 
@@ -58,7 +64,24 @@ class Recorder(Stalling):
         return super().read(samples)
 
 
-def sent(source: Stalling, monkeypatch) -> tuple[list[tuple[float, Packet | Mute | End]], int]:
+class Paused(Stalling):
+    """Others look at the time while it stalls."""
+
+    look: Callable[[], None]
+
+    def read(self, samples: int) -> np.ndarray | None:
+        end = self.clock.now + self.stalls.get(len(self.given), 0.0)
+        while self.clock.now + 0.5 < end:
+            self.clock.now += 0.5
+            self.look()
+        self.clock.now = end
+        self.given.append(self.clock.now)
+        return Tone.read(self, samples)
+
+
+def sent(
+    source: Stalling, monkeypatch, codec: Codec | None = None
+) -> tuple[list[tuple[float, Packet | Mute | End]], int]:
     """What is sent of a source, with its times, and how many frames are muted."""
     clock, messages, muted = source.clock, [], []
     sender = Sender(LAYOUT)
@@ -72,11 +95,13 @@ def sent(source: Stalling, monkeypatch) -> tuple[list[tuple[float, Packet | Mute
 
     monkeypatch.setattr(ws_capture, "time", clock)
     capture = Capture(
-        small_codec(), source, channels=1, codebooks=4, deliver=lambda codes: say(sender.push(codes)), mute=mute,
+        codec or small_codec(), source, channels=1, codebooks=4, deliver=lambda codes: say(sender.push(codes)), mute=mute,
         ended=lambda samples: say(sender.end(samples + 320 * sum(muted))),
     )  # fmt: skip
     monkeypatch.setattr(capture, "call", lambda function, *arguments: function(*arguments))
     monkeypatch.setattr(capture.stopping, "wait", clock.wait)
+    if isinstance(source, Paused):
+        source.look = capture._tell_of_pause
     capture.work()
     return messages, sum(muted)
 
@@ -122,6 +147,89 @@ async def test_the_pause_of_a_source_is_silence_and_no_queue_on_the_way(kind, st
         assert frames * HOP == pytest.approx(1.0, abs=2 * HOP)
 
 
+async def test_a_source_that_gives_nothing_for_long_is_said_to_be_silent_all_the_while(monkeypatch) -> None:
+    messages, muted = sent(Paused(Clock(), {45: 700.0}, 90), monkeypatch)
+    assert muted * HOP == pytest.approx(700, abs=2 * HOP)
+    said = [now for now, message in messages if isinstance(message, Mute)]
+    assert said[0] == pytest.approx(45 * HOP + 1, abs=0.5 + HOP)
+    assert 0.5 <= min(np.diff(said)) <= max(np.diff(said)) <= 1.5
+    assert messages[-1][1] == End(0, (90 + muted) * 320, 90 + muted)
+    # Nobody refuses it.
+    offer = Offer(bytes(32), 24_000, 320, 4, 64)
+    session, limit = Session(Side.CLIENT, now=0.0), RateLimit(0.0)
+    session.send(hello(Role.SEND, offer=offer, codebooks=4))
+    accept = Accept(1, offer.fingerprint, 1, 4, 1, 0, 0)
+    session.receive(encode(accept), 0.0)
+    limit.agree(offer, accept, 0.0)
+    for now, message in messages:
+        session.send(message)
+        limit.advance(message, now)
+        if isinstance(message, Mute):
+            limit.mute(now)
+
+
+async def test_a_source_that_pauses_for_less_than_a_second_is_not_spoken_for(monkeypatch) -> None:
+    messages, _ = sent(Paused(Clock(), {45: 0.5, 60: 0.5}, 90), monkeypatch)
+    said = [(now, message.first_frame) for now, message in messages if isinstance(message, Mute)]
+    assert [now for now, _ in said] == pytest.approx([45 * HOP + 0.5, 60 * HOP + 1.0], abs=2 * HOP)
+    assert said[0][1] == 45
+
+
+async def test_after_a_long_pause_all_its_silence_comes_before_the_audio(monkeypatch) -> None:
+    messages, muted = sent(Paused(Clock(), {45: 3.2}, 150), monkeypatch)
+    frames = [message.first_frame for _, message in messages if isinstance(message, Packet)]
+    assert frames == [*range(45), *range(45 + muted, 150 + muted)]
+    assert muted * HOP == pytest.approx(3.2, abs=2 * HOP)
+
+
+async def test_what_a_model_looks_ahead_at_is_sent_before_the_silence(monkeypatch) -> None:
+    messages, muted = sent(Paused(Clock(), {45: 3.0}, 60), monkeypatch, looking_ahead_codec())
+    first = next(i for i, (_, message) in enumerate(messages) if isinstance(message, Mute))
+    assert messages[first][1].first_frame == 45
+    assert sum(message.frames for _, message in messages[:first]) == 45
+    ahead = -(-looking_ahead_codec().plan.encoder_lookahead // 320)
+    assert (muted + ahead) * HOP == pytest.approx(3, abs=2 * HOP)
+    assert messages[-1][1] == End(0, (60 + muted + ahead) * 320, 60 + muted + ahead)
+
+
+async def test_a_source_that_begins_late_gets_no_silence_before_it(monkeypatch) -> None:
+    messages, _ = sent(Paused(Clock(), {0: 3.0}, 45), monkeypatch, looking_ahead_codec())
+    assert sum(message.frames for _, message in messages if isinstance(message, Packet)) == 45
+
+
+class Holding(Tone):
+    """Gives nothing after ten hops until it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__(440.0, 20 * HOP, 24_000, 1)
+        self.free, self.hops = threading.Event(), 0
+
+    def read(self, samples: int) -> np.ndarray | None:
+        self.hops += 1
+        if self.hops == 11:
+            self.free.wait(20)
+        return super().read(samples)
+
+
+async def test_while_a_read_waits_silence_is_said_from_the_event_loop(monkeypatch) -> None:
+    monkeypatch.setattr(ws_capture, "PAUSE_SECONDS", 0.1)
+    source, said, ends = Holding(), [], []
+    capture = Capture(
+        small_codec(), source, channels=1, codebooks=4, deliver=lambda codes: said.append(codes.shape[2]),
+        mute=lambda frames: said.append(-frames), ended=ends.append,
+    )  # fmt: skip
+    capture.start()
+    await until(lambda: len([frames for frames in said if frames < 0]) > 3)
+    assert not source.free.is_set()
+    assert said[:10] == [1] * 10
+    source.free.set()
+    await until(lambda: ends)
+    assert sum(frames for frames in said if frames > 0) == 20
+    assert ends == [20 * 320]
+    await capture.stop()
+    await until(capture._telling.done)
+
+
 def mutes(loss: float, seconds: float) -> list[tuple[float, int]]:
     """Times of the silences of a source that loses so many seconds a hop, and their frames."""
     table, now, said = Timetable(HOP, 0.0), 0.0, []
@@ -164,6 +272,23 @@ async def test_a_program_that_sends_late_lets_the_time_pass_in_silence(monkeypat
     assert muted[0] * HOP == pytest.approx(0.4, abs=HOP)  # a tenth of a second was ahead
     assert clock.now - frames * HOP < 0.15
     assert len(muted) <= 21
+
+
+async def test_audio_that_is_given_up_while_it_waits_for_its_time_takes_none(monkeypatch) -> None:
+    connection = streamdac.connect("ws://h", model=small_codec())
+    connection.codec, connection.peer = small_codec(), SimpleNamespace(mute=lambda frames: None)
+
+    async def sleep(seconds: float) -> None:
+        raise asyncio.CancelledError
+
+    monkeypatch.setattr(ws_api, "time", Clock())
+    monkeypatch.setattr(ws_api, "asyncio", SimpleNamespace(sleep=sleep, CancelledError=asyncio.CancelledError))
+    for _ in range(7):
+        await connection._pace(320, 0.0)
+    for _ in range(3):
+        with pytest.raises(asyncio.CancelledError):
+            await connection._pace(320, 0.0)
+    assert connection._table.due == pytest.approx(7 * HOP)
 
 
 async def test_what_this_side_is_late_for_is_made_up_for(monkeypatch) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -101,6 +103,73 @@ async def test_an_exact_peer_hears_the_local_decode_sample_for_sample(chunk) -> 
             for start in range(0, len(audio), chunk):
                 await speaker.send(audio[start : start + chunk])
         assert np.array_equal(await gather(listener, len(audio)), local(audio))
+
+
+async def test_a_send_that_is_cancelled_while_it_encodes_has_sent_its_hop() -> None:
+    audio, codec = speech(0.2), small_codec()
+    offer = Offer(codec.fingerprint, 24_000, 320, 4, 64)
+    async with (
+        running(adapt=False) as relay,
+        raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener,
+    ):
+        async with open_peer(url(relay), role="send") as peer:
+            encode = peer._encode
+
+            def slow(block: np.ndarray) -> np.ndarray:
+                time.sleep(0.02)
+                return encode(block)
+
+            peer._encode = slow
+            for start in range(0, len(audio), HOP):
+                sending = asyncio.ensure_future(peer.send(audio[start : start + HOP].copy()))
+                await asyncio.sleep(0.005)
+                sending.cancel()
+                with pytest.raises(asyncio.CancelledError):
+                    await sending
+        await until(lambda: listener.heard(End))
+        layout = listener.session.agreement.layout
+        codes = np.concatenate([packet_codes(layout, packet) for packet in listener.heard(Packet)], axis=2)
+        assert np.array_equal(codes[:, 0], codec.encode(audio)[0])
+        (end,) = listener.heard(End)
+        assert (end.samples - len(audio)) // HOP == end.frames - 15  # but for what passed in silence
+
+
+async def test_an_exact_peer_reads_what_has_come_after_the_session_is_over() -> None:
+    audio, heard = speech(0.5), []
+    async with running(adapt=False) as relay:
+        options = {"role": "receive", "exact": True, "retry_seconds": 0.0}
+        with contextlib.suppress(UnavailableError):  # for the server has gone
+            async with open_peer(url(relay), **options) as listener:
+                blocks, behind = listener._playback._blocks, threading.Event()
+
+                def slow(message: Any) -> Any:
+                    behind.wait(PATIENCE)
+                    return blocks(message)
+
+                listener._playback._blocks = slow
+                async with open_peer(url(relay), role="send") as speaker:
+                    await speaker.send(audio)
+                await until(lambda: listener._playback._messages.qsize() >= 37)
+                await relay.stop()
+                await until(listener._running.done)
+                behind.set()
+                async for block in listener:
+                    heard.append(block)
+    assert np.array_equal(np.concatenate(heard)[:, 0], local(audio))
+
+
+async def test_a_live_peer_that_reads_slowly_comes_to_the_end_of_a_session_that_is_over() -> None:
+    async def hear_to_the_end(relay: RelayServer) -> None:
+        async with open_peer(url(relay), role="receive", retry_seconds=0.0) as listener:
+            await until(lambda: len(listener._heard._blocks) > 5)
+            await relay.stop()
+            await until(listener._running.done)
+            async for _ in listener:
+                await asyncio.sleep(1.2 * HOP / 24_000)
+
+    async with running() as relay:
+        with pytest.raises(UnavailableError):
+            await asyncio.wait_for(hear_to_the_end(relay), PATIENCE)
 
 
 async def heard_live(audio: np.ndarray) -> tuple[np.ndarray, PeerStats]:

@@ -16,7 +16,9 @@ from websockets.asyncio.server import ServerConnection
 
 from streamdac.errors import BadDataError, UnavailableError
 from streamdac.frontends import ws_channel, ws_program
+from streamdac.frontends.tone import Tone
 from streamdac.frontends.ws_access import Settings
+from streamdac.frontends.ws_outbox import Outbox
 from streamdac.frontends.ws_run import Options, Program
 from streamdac.frontends.ws_serve import run_server
 from streamdac.frontends.ws_server import RelayServer
@@ -104,6 +106,26 @@ async def test_a_transfer_with_a_gap_has_failed() -> None:
         async with restarted(relay):
             with pytest.raises(UnavailableError, match=r"not all was sent: \d\.\d s are missing"):
                 await ending
+
+
+@pytest.fixture
+def always_late(monkeypatch) -> None:
+    """Every packet is too old at once."""
+    monkeypatch.setattr(ws_channel, "Outbox", lambda: Outbox(max_age=-1.0))
+
+
+@pytest.mark.usefixtures("always_late")
+async def test_a_transfer_whose_packets_were_not_taken_in_time_has_failed() -> None:
+    async with running() as relay:
+        with pytest.raises(UnavailableError, match="not all was sent: 8 packets were not taken in time"):
+            await run(sending(url(relay)))
+
+
+@pytest.mark.usefixtures("always_late")
+async def test_who_talks_live_may_lose_what_is_too_late(monkeypatch) -> None:
+    monkeypatch.setattr(Tone, "live", True, raising=False)
+    async with running() as relay:
+        assert await run(sending(url(relay))) == 0
 
 
 async def say(relay: RelayServer, *, to_the_end: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+import numpy as np
 import pytest
 
 import streamdac
@@ -12,7 +13,7 @@ from streamdac.frontends import ws_channel
 from streamdac.frontends.ws_outbox import MAX_CONTROLS, MAX_MUTES, Outbox, TooSlow
 from streamdac.protocols.messages import Adapt, Bye, Left, Mute, Packet, Pong, Reason, Role
 
-from .parts import HOP, hello, packets, raw, running, small_codec, until, url
+from .parts import HOP, hello, packets, raw, running, small_codec, speech, until, url
 
 
 async def test_a_reader_that_stops_loses_old_packets_and_its_neighbour_none(monkeypatch) -> None:
@@ -140,6 +141,30 @@ async def test_a_peer_whose_server_takes_nothing_begins_a_new_session() -> None:
         for _ in range(MAX_CONTROLS + 1):
             peer.peer.channel.post(Adapt(1, 1, 0, 1))
         await until(lambda: peer.stats().sessions == 2)
+
+
+async def test_what_waits_when_a_session_is_lost_is_counted(monkeypatch) -> None:
+    options = {"model": small_codec(), "role": "send", "adapt": False, "frames_per_packet": 2}
+    async with running(adapt=False) as relay, streamdac.connect(url(relay), **options) as speaker:
+        monkeypatch.setattr(ws_channel.Channel, "_held", lambda channel, now: True)
+        await speaker.send(speech(0.2))
+        speaker.peer.channel.socket.transport.abort()
+        await until(lambda: speaker.peer.channel is None)
+        stats = speaker.stats()
+        assert (stats.frames_sent, stats.frames_lost, stats.packets_dropped) == (15, 0, 8)
+        monkeypatch.undo()
+        await until(lambda: speaker.stats().connected)
+
+
+async def test_a_session_that_is_given_up_takes_no_more() -> None:
+    async with running() as relay, streamdac.connect(url(relay), model=small_codec(), role="send") as speaker:
+        channel = speaker.peer.channel
+        assert channel.open
+        for _ in range(MAX_CONTROLS + 1):
+            channel.post(Adapt(1, 1, 0, 1))
+        assert not channel.open
+        speaker.peer.push(np.zeros((4, 1, 3), np.int64))
+        assert speaker.stats().frames_lost == 3
 
 
 async def test_answers_that_nobody_takes_do_not_pile_up() -> None:

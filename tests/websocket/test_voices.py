@@ -7,6 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from streamdac.codec import Codec
 from streamdac.frontends.ws_exact import Exact
 from streamdac.frontends.ws_voices import (
     END_SECONDS,
@@ -22,7 +23,7 @@ from streamdac.protocols.messages import End, Layout, Left, Mute, Packet
 from streamdac.protocols.receiver import Receiver
 from streamdac.protocols.sender import Sender
 
-from .parts import HOP, long_hops, small_codec
+from .parts import HOP, long_hops, looking_ahead_codec, small_codec
 
 LAYOUT = Layout(4, 64, 1)
 SAMPLES = 320
@@ -33,10 +34,11 @@ def codes(frames: int, *, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 64, (4, 1, frames))
 
 
-def decoded(sequence: np.ndarray) -> np.ndarray:
+def decoded(sequence: np.ndarray, codec: Codec | None = None) -> np.ndarray:
     """Codes `[K, C, F]` by one decoder, frame by frame: audio `[T]`."""
-    decoder = small_codec().decoder()
-    return np.concatenate([decoder.push(sequence[None, :, 0, i : i + 1])[0, 0] for i in range(sequence.shape[2])])
+    decoder = (codec or small_codec()).decoder()
+    parts = [decoder.push(sequence[None, :, 0, i : i + 1])[0, 0] for i in range(sequence.shape[2])]
+    return np.concatenate([*parts, decoder.flush()[0, 0]])
 
 
 def sent(sequence: np.ndarray, **options) -> list[Packet]:
@@ -74,6 +76,38 @@ def test_what_comes_in_time_is_played_as_it_was_sent() -> None:
     assert start % SAMPLES == 0
     assert np.array_equal(heard[start : start + 40 * SAMPLES], decoded(sequence))
     assert not heard[start + 40 * SAMPLES :].any()
+
+
+def ahead(**options) -> Voices:
+    """Of a model that looks ahead."""
+    codec = looking_ahead_codec()
+    made = Voices(codec, channels=1, **options)
+    made.begin(LAYOUT, silence_codes(codec))
+    return made
+
+
+@pytest.mark.parametrize("correct_drift", [False, True])
+def test_a_model_that_looks_ahead_is_heard_from_the_first_frame_to_the_last(correct_drift) -> None:
+    sequence, made = codes(60), ahead(correct_drift=correct_drift)
+    heard = play(made, [*on_time(sent(sequence)), (0.82, End(0, 60 * SAMPLES, 60))], 2.0)
+    counts = made.totals()
+    assert (counts.played, counts.concealed, counts.dropped, counts.lost_packets) == (60, 0, 0, 0)
+    assert (made.ended, made.speaking) == (1, 0)
+    expected, (start, *_, last) = decoded(sequence, looking_ahead_codec()), np.flatnonzero(heard)
+    late = (start - looking_ahead_codec().plan.decoder_lookahead) / 24_000
+    assert 0.02 < late < 0.02 + 3 * HOP
+    if correct_drift:  # filtered, and with what the filter makes of the end
+        assert last + 1 - start == pytest.approx(len(expected), abs=64)
+    else:
+        assert np.array_equal(heard[start : last + 1], expected)
+
+
+def test_the_delay_of_a_voice_holds_what_its_decoder_looks_ahead() -> None:
+    plain, late = voices(correct_drift=False), ahead(correct_drift=False)
+    for made in (plain, late):
+        play(made, on_time(sent(codes(20))), 0.2)
+    lookahead = looking_ahead_codec().plan.decoder_lookahead / 24_000
+    assert late.delay(0.2) - plain.delay(0.2) == pytest.approx(lookahead)
 
 
 def test_what_is_lost_is_concealed_without_a_break_in_the_decoder() -> None:
@@ -301,6 +335,38 @@ def test_a_mute_that_is_said_again_does_not_make_what_was_muted_before_it_lost()
     heard = hear_exactly(made, [*messages, *sender.push(codes(3))[1:]])
     assert len(heard) == 223 * SAMPLES
     assert made.counts.concealed == 1  # after the pause frames are lost as ever
+
+
+@pytest.mark.parametrize("start", [0, 65_500])
+@pytest.mark.parametrize(
+    ("pieces", "lost", "concealed"),
+    [
+        pytest.param([10, -20, 3, 10], [10, 11, 12], 3, id="after-a-mute"),
+        pytest.param([10, -20, 3, -20, 10], [10, 11, 12], 3, id="between-two-mutes"),
+        pytest.param([10, -20, 30, -90, 10], [*range(10, 40)], 30, id="between-a-mute-and-one-said-again"),
+        pytest.param([10, -20, 3, 10], [8, 9], 2, id="before-a-mute"),
+        pytest.param([10, -20, 3, 10], [8, 9, 10], 3, id="on-either-side"),
+        pytest.param([10, -20, 3, 10], [], 0, id="none"),
+    ],
+)
+def test_packets_lost_in_what_is_taken_for_silence_are_counted(pieces, lost, concealed, start) -> None:
+    sender, made, messages = Sender(LAYOUT), exact(), []
+    sender.packets = start
+    for frames in pieces:
+        messages += sender.push(codes(frames)) if frames > 0 else sender.mute(-frames)
+    messages += sender.end(sender.frames * SAMPLES)
+    gone = {(start + number) % 65_536 for number in lost}
+    heard = hear_exactly(made, [m for m in messages if not isinstance(m, Packet) or m.sequence not in gone])
+    assert len(heard) == sender.frames * SAMPLES
+    assert made.counts.concealed == concealed
+
+
+def test_what_came_twice_or_back_coarse_is_not_counted_as_lost_in_a_mute() -> None:
+    made, sender = exact(), Sender(LAYOUT, redundancy_frames=2, redundancy_codebooks=1)
+    before, mute = sender.push(codes(10)), sender.mute(20)
+    after = sender.push(codes(10))
+    hear_exactly(made, [*before, *mute, before[5], before[9], *after[1:]])
+    assert (made.counts.recovered, made.counts.concealed) == (1, 0)
 
 
 def test_a_stream_that_a_lost_session_cut_off_has_not_ended() -> None:

@@ -13,6 +13,7 @@ import soundfile
 from streamdac.errors import OutputError, UnavailableError, UsageError
 from streamdac.frontends import ws_run, ws_worker
 from streamdac.frontends.audio_files import FileSink
+from streamdac.frontends.hops import HopEncoder
 from streamdac.frontends.null import NullSink
 from streamdac.frontends.tone import Tone
 from streamdac.frontends.varirate import VariableResampler
@@ -82,6 +83,16 @@ async def test_channels_that_do_not_fit_are_refused() -> None:
         await captured(LiveTone(440.0, 0.1, 24_000, 3), channels=2)
     with pytest.raises(UsageError, match="the source has 3 channels, the session 2"):
         to_channels(np.zeros((5, 3), np.float32), 2)
+
+
+def test_an_array_that_is_filled_anew_after_each_push_gives_the_same_codes() -> None:
+    audio = np.random.default_rng(0).uniform(-0.5, 0.5, 480 * 8).astype(np.float32)
+    encoder, block = HopEncoder(small_codec(), sample_rate=24_000, channels=1), np.empty((480, 1), np.float32)
+    parts = []
+    for start in range(0, len(audio), 480):
+        block[:, 0] = audio[start : start + 480]
+        parts.append(encoder.push(block))
+    assert np.array_equal(np.concatenate(parts, axis=2)[:, 0], small_codec().encode(audio)[0])
 
 
 async def test_a_source_that_fails_is_closed_and_its_error_seen() -> None:
@@ -200,6 +211,18 @@ async def test_a_program_that_does_not_read_loses_the_oldest_blocks() -> None:
     await asyncio.sleep(0)
     assert heard.dropped == 2
     assert [float(block[0, 0]) for block in [await heard.read(), await heard.read(), await heard.read()]] == [2, 3, 4]
+    assert await heard.read() is None
+
+
+async def test_what_is_written_after_the_end_is_not_read() -> None:
+    heard, block = Heard(10), np.zeros((1, 1), np.float32)
+    heard.write(block)
+    heard.close()
+    heard.write(block)
+    await asyncio.sleep(0)
+    assert await heard.read() is block
+    heard.write(block)
+    await asyncio.sleep(0)
     assert await heard.read() is None
 
 
