@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streamdac.protocols.conceal import Concealer
-from streamdac.protocols.messages import End, Layout, Left, Mute, Packet
+from streamdac.protocols.messages import SEQUENCES, End, Layout, Left, Mute, Packet
 from streamdac.protocols.packets import packet_codes
 from streamdac.protocols.redundancy import recover
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 Block = npt.NDArray[np.float32]  # [T, C]
 CodeArray = npt.NDArray[np.int64]  # [K, C, F]
-
-_SEQUENCES = 65536
 
 
 class Exact:
@@ -101,8 +99,8 @@ class Exact:
 
         Before this packet `silent` frames were muted and `known` ones were counted as lost already.
         """
-        further = (packet.sequence - self._sequence) % _SEQUENCES
-        if not 0 < further < _SEQUENCES // 2:
+        further = (packet.sequence - self._sequence) % SEQUENCES
+        if not 0 < further < SEQUENCES // 2:
             return  # an old one
         self.counts.concealed += max(0, min(further - 1 - known, silent))
         self._sequence = packet.sequence

@@ -113,6 +113,11 @@ class Trainer:
         if self.processes.first:
             save_checkpoint(self.folder / name, self.state_dict())
 
+    @property
+    def precision(self) -> str:
+        """Name of the convolutions' type."""
+        return str(self.dtype).removeprefix("torch.")
+
     def progress(self, budget: Budget) -> float:
         """Share of the budget used, 0 to 1."""
         shares = [0.0]

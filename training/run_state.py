@@ -32,7 +32,7 @@ def run_state(run: Trainer) -> dict[str, Any]:
         "elapsed": run.elapsed,
         "origin": list(run.origin),
         "quantising": run.quantising,
-        "precision": str(run.dtype).removeprefix("torch."),
+        "precision": run.precision,
         "best": run.best,
         "held_out": _HELD_OUT,
         "adversary": None if run.adversary is None else run.adversary.state_dict(),

@@ -121,7 +121,7 @@ def _continue(trainer: Trainer, run: Path, resume: str, branch: Path | None, ini
         trainer.load_state_dict(state)
         if branch is not None or init is not None:
             notes.append(f"goes on with the run in {run}: {'--init' if branch is None else '--from'} is for a new one")
-        was, now = state.get("precision"), str(trainer.dtype).removeprefix("torch.")
+        was, now = state.get("precision"), trainer.precision
         if was not in (None, now):  # by the recipe, or measured on another CPU
             notes.append(f"convolutions were in {was} until here, now in {now}")
     elif resume == "must":
@@ -141,9 +141,8 @@ def _announce(say: Callable[[str], None], trainer: Trainer, recipe: Recipe, proc
     from streamdac.nn.network import count_parameters
 
     (trainer.folder / "recipe.json").write_text(json.dumps(recipe.to_dict(), indent=1) + "\n", encoding="utf-8")
-    kind = str(trainer.dtype).removeprefix("torch.")
     say(
-        f"{recipe.name}: {count_parameters(trainer.network) / 1e6:.2f} M parameters, convolutions in {kind}, "
+        f"{recipe.name}: {count_parameters(trainer.network) / 1e6:.2f} M parameters, convolutions in {trainer.precision}, "
         f"{processes.count} process(es) of {torch.get_num_threads()} thread(s), from step {trainer.step}"
     )
 

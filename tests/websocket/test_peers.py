@@ -58,19 +58,30 @@ async def open_peer(relay_url: str, **options: Any) -> AsyncIterator[Any]:
         yield peer
 
 
-async def test_what_is_sent_arrives_with_exactly_its_codes() -> None:
-    audio, codec = speech(0.6), small_codec()
-    offer = Offer(codec.fingerprint, 24_000, 320, 4, 64)
+@contextlib.asynccontextmanager
+async def overhearing() -> AsyncIterator[Any]:
+    """A relay that cuts nothing, and a bare receiver of the small model's packets."""
+    offer = Offer(small_codec().fingerprint, 24_000, 320, 4, 64)
     async with (
         running(adapt=False) as relay,
         raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener,
     ):
+        yield relay, listener
+
+
+def frames_heard(listener: Any) -> list[np.ndarray]:
+    """The codes `[K, C, F]` of each packet that came."""
+    layout = listener.session.agreement.layout
+    return [packet_codes(layout, packet) for packet in listener.heard(Packet)]
+
+
+async def test_what_is_sent_arrives_with_exactly_its_codes() -> None:
+    audio, codec = speech(0.6), small_codec()
+    async with overhearing() as (relay, listener):
         async with open_peer(url(relay), role="send") as peer:
             await peer.send(audio)
         await until(lambda: listener.heard(End))
-        layout = listener.session.agreement.layout
-        codes = np.concatenate([packet_codes(layout, packet) for packet in listener.heard(Packet)], axis=2)
-        assert np.array_equal(codes[:, 0], codec.encode(audio)[0])
+        assert np.array_equal(np.concatenate(frames_heard(listener), axis=2)[:, 0], codec.encode(audio)[0])
         assert listener.heard(End)[0].samples == len(audio)
 
 
@@ -78,16 +89,11 @@ async def test_with_vbr_packets_hold_fewer_codebooks_where_it_is_quiet() -> None
     audio, codec = speech(0.6), small_codec()
     audio[4000:10_000] *= np.float32(1e-3)
     wanted = codec.encode(audio, vbr=True)[0]
-    offer = Offer(codec.fingerprint, 24_000, 320, 4, 64)
-    async with (
-        running(adapt=False) as relay,
-        raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener,
-    ):
+    async with overhearing() as (relay, listener):
         async with open_peer(url(relay), role="send", vbr=True) as peer:
             await peer.send(audio)
         await until(lambda: listener.heard(End))
-        layout = listener.session.agreement.layout
-        frames = [packet_codes(layout, packet)[:, 0] for packet in listener.heard(Packet)]
+        frames = [codes[:, 0] for codes in frames_heard(listener)]
     assert [frame.shape[1] for frame in frames] == [1] * wanted.shape[1]
     assert [len(frame) for frame in frames] == (wanted >= 0).sum(axis=0).tolist()
     assert {len(frame) for frame in frames} >= {1, 4}
@@ -107,11 +113,7 @@ async def test_an_exact_peer_hears_the_local_decode_sample_for_sample(chunk) -> 
 
 async def test_a_send_that_is_cancelled_while_it_encodes_has_sent_its_hop() -> None:
     audio, codec = speech(0.2), small_codec()
-    offer = Offer(codec.fingerprint, 24_000, 320, 4, 64)
-    async with (
-        running(adapt=False) as relay,
-        raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener,
-    ):
+    async with overhearing() as (relay, listener):
         async with open_peer(url(relay), role="send") as peer:
             encode = peer._encode
 
@@ -127,9 +129,7 @@ async def test_a_send_that_is_cancelled_while_it_encodes_has_sent_its_hop() -> N
                 with pytest.raises(asyncio.CancelledError):
                     await sending
         await until(lambda: listener.heard(End))
-        layout = listener.session.agreement.layout
-        codes = np.concatenate([packet_codes(layout, packet) for packet in listener.heard(Packet)], axis=2)
-        assert np.array_equal(codes[:, 0], codec.encode(audio)[0])
+        assert np.array_equal(np.concatenate(frames_heard(listener), axis=2)[:, 0], codec.encode(audio)[0])
         (end,) = listener.heard(End)
         assert (end.samples - len(audio)) // HOP == end.frames - 15  # but for what passed in silence
 
@@ -257,12 +257,7 @@ async def test_packets_repeat_the_codebooks_that_the_next_frames_depend_on(codec
 
 
 async def test_a_pause_is_silence_and_not_loss() -> None:
-    codec = small_codec()
-    offer = Offer(codec.fingerprint, 24_000, 320, 4, 64)
-    async with (
-        running(adapt=False) as relay,
-        raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener,
-    ):
+    async with overhearing() as (relay, listener):
         async with open_peer(url(relay), role="send") as speaker:
             await speaker.send(speech(0.2))
             await until(lambda: listener.heard(Mute))
