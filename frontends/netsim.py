@@ -142,6 +142,7 @@ def netsim(
     Everything random comes from the seed. The comparison leaves out time that the source has not; how much is in the
     table.
     """
+    from streamdac.frontend import check_takes_audio
     from streamdac.protocols.netsim import Network
     from streamdac.protocols.simulate import Setup
 
@@ -154,6 +155,8 @@ def netsim(
             f"--output takes one row, got {len(losses)} losses, {len(redundancies)} redundancies, {runs} runs"
         )
     check_places([source], {"--output": output})
+    if output is not None:
+        check_takes_audio(output)
     if (path := file_of(output)) is not None:
         check_sink(path, force=force)
     network = Network(

@@ -51,6 +51,11 @@ class Playback(Worker):
         return 0
 
     @property
+    def broken(self) -> int:
+        """Streams that a lost session of ours cut off, where that matters."""
+        return 0
+
+    @property
     def not_heard(self) -> int:
         """Streams for which there is no room now."""
         return 0
@@ -196,8 +201,7 @@ class ExactPlayback(Playback):
         self._messages: queue.Queue[Heard | Layout | None] = queue.Queue()
         self._exact: Exact | None = None
         self._counts = HeardCounts()
-        self._ended = self._left = 0
-        self.broken = 0  # streams that a lost session cut off
+        self._ended = self._left = self._broken = 0
         self._hurried = threading.Event()
 
     @property
@@ -209,6 +213,11 @@ class ExactPlayback(Playback):
     def left(self) -> int:
         """See `Playback`."""
         return self._left
+
+    @property
+    def broken(self) -> int:
+        """See `Playback`."""
+        return self._broken
 
     def begin(self, layout: Layout) -> None:
         """See `Playback`."""
@@ -271,4 +280,4 @@ class ExactPlayback(Playback):
             yield from exact.lost() if message is None else exact.hear(message)
             self._ended += exact.ended - ended
             self._left += exact.left - left
-            self.broken += exact.broken - broken
+            self._broken += exact.broken - broken

@@ -39,6 +39,9 @@ class PeerStats:
     late_packets: int = 0
     refused_streams: int = 0  # that were not heard, because too many spoke at once
     not_heard: int = 0  # of these now
+    ended: int = 0  # streams heard to their end
+    left: int = 0  # streams of which the sender went before their end, where every frame matters
+    broken: int = 0  # streams that a lost session of ours cut off, where every frame matters
     drift_ppm: float = 0.0
     round_trip_ms: float = 0.0
     capture_ms: float = 0.0  # what the source says that it is late, the hop, and what the model looks ahead beyond it
@@ -91,6 +94,7 @@ class PeerWatch:
         stats.played, stats.recovered, stats.concealed = totals.played, totals.recovered, totals.concealed
         stats.skipped, stats.lost_packets, stats.late_packets = totals.dropped, totals.lost_packets, totals.late_packets
         stats.refused_streams, stats.not_heard = totals.refused_streams, playback.not_heard
+        stats.ended, stats.left, stats.broken = playback.ended, playback.left, playback.broken
         stats.buffer_ms = round(1000 * playback.delay(now), 1)
         stats.decode_ms = round(playback.decode_ms, 2)
         stats.playback_ms = round(1000 * float(getattr(playback.sink, "latency", 0.0)), 2)

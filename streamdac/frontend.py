@@ -199,10 +199,25 @@ def open_source(spec: str, *, sample_rate: int | None = None, channels: int | No
 
 def open_sink(spec: str, *, sample_rate: int, channels: int, force: bool = False) -> Sink:
     """The sink that `spec` names; as `open_source`."""
+    rest, opener = _sink_opener(spec)
+    return opener(rest, sample_rate=sample_rate, channels=channels, force=force)
+
+
+def check_takes_audio(spec: str) -> None:
+    """Refuse what is no sink, before the work is done that is to go there; opens nothing.
+
+    Raises:
+        FrontendUnavailable: the frontend cannot be loaded.
+        UsageError: it offers no sink.
+    """
+    _sink_opener(spec)
+
+
+def _sink_opener(spec: str) -> tuple[str, OpenSink]:
     name, rest, opener = _resolve(spec, lambda frontend: frontend.open_sink)
     if opener is None:
         raise UsageError(f"{name}: takes no audio (in {spec!r})")
-    return opener(rest, sample_rate=sample_rate, channels=channels, force=force)
+    return rest, opener
 
 
 def file_of(spec: str | None) -> Path | None:

@@ -32,6 +32,10 @@ class Peer(Protocol):
         """Blocks `[T, C]` float32 of what the others say, mixed."""
         ...
 
+    def stats(self) -> Any:
+        """Counts so far, an attribute each."""
+        ...
+
 
 @dataclass(frozen=True)
 class PeerOptions:
@@ -102,7 +106,8 @@ def connect(
         vbr: fewer codebooks where it is quieter.
         redundancy_frames: repeated coarsely in each packet.
         adapt: fewer codebooks where the link is slow.
-        exact: every frame as it was sent, one sender at a time, instead of a mix in real time.
+        exact: every frame as it was sent, one sender at a time, instead of a mix in real time. Whether all of it came is
+            in the connection's `stats()`: `ended`, `left`, `broken`, `concealed` and `recovered`.
         correct_drift: play up to 1 % faster or slower, so that the delay stays.
         delay: seconds that the jitter buffer holds at least.
         retry_seconds: that a lost connection is tried again.

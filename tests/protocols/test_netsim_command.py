@@ -227,6 +227,7 @@ def test_a_source_that_is_missing_or_empty_is_named(weights, capsys, tmp_path) -
         ("there.wav", 74, "there.wav is there already (-f overwrites)"),
         ("x.txt", 2, "no format for suffix '.txt'"),
         ("there.wav/x.wav", 74, "there.wav is not a folder"),
+        ("tone:", 2, "tone: takes no audio"),
     ],
 )
 def test_what_cannot_be_written_is_said_before_anything_is_simulated(
@@ -235,7 +236,8 @@ def test_what_cannot_be_written_is_said_before_anything_is_simulated(
     (tmp_path / "there.wav").touch()
     monkeypatch.setattr(heard, "prepare", None)
     words = ["netsim", str(SPEECH), "--model", str(weights), "--loss", "5", "--redundancy", "0"]
-    assert cli.main([*words, "-o", str(tmp_path / name)]) == code
+    output = name if name.endswith(":") else str(tmp_path / name)
+    assert cli.main([*words, "-o", output]) == code
     assert message in capsys.readouterr().err
 
 

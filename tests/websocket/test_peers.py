@@ -109,6 +109,18 @@ async def test_an_exact_peer_hears_the_local_decode_sample_for_sample(chunk) -> 
             for start in range(0, len(audio), chunk):
                 await speaker.send(audio[start : start + chunk])
         assert np.array_equal(await gather(listener, len(audio)), local(audio))
+        await until(lambda: listener.stats().ended)
+        assert (listener.stats().ended, listener.stats().left, listener.stats().broken) == (1, 0, 0)
+
+
+async def test_an_exact_peer_is_told_that_a_sender_left_before_the_end() -> None:
+    async with running(adapt=False) as relay, open_peer(url(relay), role="receive", exact=True) as listener:
+        with contextlib.suppress(InterruptedError):
+            async with open_peer(url(relay), role="send") as speaker:
+                await speaker.send(speech(0.2))
+                raise InterruptedError
+        await until(lambda: listener.stats().left)
+        assert (listener.stats().ended, listener.stats().left, listener.stats().broken) == (0, 1, 0)
 
 
 async def test_a_send_that_is_cancelled_while_it_encodes_has_sent_its_hop() -> None:
@@ -304,6 +316,7 @@ async def test_a_peer_takes_up_a_new_session_when_the_server_comes_back() -> Non
             await speaker.send(audio)
             await until(lambda: second.counts.forwarded >= 20)
             assert len(await gather(listener, (22 + 10) * HOP)) >= (22 + 10) * HOP  # of both sessions
+            assert (listener.stats().ended, listener.stats().left, listener.stats().broken) == (0, 0, 1)
             assert [notices[0], notices[1][:19]] == ["the server ends; trying again", "a new session after"]
         finally:
             await second.stop()
