@@ -22,7 +22,7 @@ import soundfile
 
 from streamdac import frontend, load
 from streamdac.frontends.wav import SampleFormat, header
-from streamdac.protocols.messages import End, Mute, Offer, Packet, Role
+from streamdac.protocols.messages import End, Offer, Packet, Role
 
 from ..processes import in_terminal
 from .parts import hello, raw, running, small_codec, speech, until, url
@@ -196,13 +196,24 @@ def test_a_signal_ends_the_wait_for_a_pipe_that_gives_nothing(
 
 
 @pytest.fixture
-def idle() -> Iterator[int]:
-    """The reading end of a pipe in which there are seven hops and a half, and no more for now."""
+def pipe() -> Iterator[tuple[int, int]]:
+    """Both ends of a pipe in which audio has begun to come: its header."""
     reader, writer = os.pipe()
-    os.write(writer, header(24_000, 1, SampleFormat(16), None) + bytes(2 * 2_400))
-    yield reader
+    os.write(writer, header(24_000, 1, SampleFormat(16), None))
+    yield reader, writer
     for end in (reader, writer):
         os.close(end)
+
+
+SEVEN_HOPS_AND_A_HALF = bytes(2 * 2_400)
+
+
+@pytest.fixture
+def idle(pipe) -> int:
+    """The reading end of a pipe in which there are seven hops and a half, and no more for now."""
+    reader, writer = pipe
+    os.write(writer, SEVEN_HOPS_AND_A_HALF)
+    return reader
 
 
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
@@ -211,15 +222,15 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     return process.wait(timeout=30), process.stderr.read()
 
 
-async def test_a_server_that_waits_for_its_own_audio_ends_when_told_to(start, model, idle) -> None:
-    codec = small_codec()
+async def test_a_server_that_waits_for_its_own_audio_ends_when_told_to(start, model, pipe) -> None:
+    codec, (reader, writer) = small_codec(), pipe
     offer = Offer(codec.fingerprint, 24_000, 320, 4, 64)
-    process = start("serve", "--port", 0, "--model", model, "-i", "-", stdin=idle)
+    process = start("serve", "--port", 0, "--model", model, "-i", "-", stdin=reader)
     heading = await asyncio.to_thread(line, process, "listening on")
     relay = cast(Any, SimpleNamespace(port=int(heading.rpartition(":")[2])))
     async with raw(relay, greet=hello(Role.RECEIVE, offer=offer, codebooks=4), read=True) as listener:
-        # That it waits: its packets may all have passed before there was a listener.
-        await until(lambda: len(listener.heard(Mute)) > 1, 60)
+        os.write(writer, SEVEN_HOPS_AND_A_HALF)  # now that somebody listens
+        await until(lambda: len(listener.heard(Packet)) == 7, 60)
         process.send_signal(signal.SIGTERM)
         code, err = await asyncio.to_thread(ended, process)
     assert (code, "Fatal" in err) == (130, False), err
