@@ -188,6 +188,7 @@ def test_a_signal_ends_the_wait_for_a_pipe_that_gives_nothing(
     process = start(*command, "--model", model, "-i", "fifo")
     writer = opened(tmp_path / "fifo")
     try:
+        time.sleep(0.5)  # from its open to its read: Python would see a signal between the two only after the read
         process.send_signal(number)
         out, err = process.communicate(timeout=20)
     finally:
